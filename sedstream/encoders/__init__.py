@@ -1,0 +1,1 @@
+"""Encoder families: one module per family, and the frame-level head that stands on all of them."""

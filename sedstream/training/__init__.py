@@ -1,0 +1,1 @@
+"""Training of a frame head on emotional utterances, with SpeechBrain."""
