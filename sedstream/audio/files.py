@@ -1,0 +1,148 @@
+"""Any recording to blocks of float32: libsndfile for wav, flac, ogg/opus and mp3, ffmpeg for the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadInput, Unavailable
+from .pcm import Samples
+from .resample import MAX_RATE, MIN_RATE
+
+BLOCK_SECONDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file that can be read: ``rate`` in Hz, ``channels`` 1 or 2, ``frames`` per channel (None: unknown)."""
+
+    path: Path
+    rate: int
+    channels: int
+    frames: int | None
+    encoding: str
+    """The wire encoding that carries this file without loss: s16le or f32le."""
+    by_ffmpeg: bool = False
+
+    def blocks(self) -> Iterator[Samples]:
+        """Blocks ``[n, channels]`` f32 of at most 4 s. Raises ``BadInput`` where the file breaks off or holds NaN."""
+        count = 0
+        for block in self._ffmpeg_blocks() if self.by_ffmpeg else self._soundfile_blocks():
+            if not np.isfinite(block).all():
+                raise BadInput(
+                    f"Bad audio sample in '{self.path}' after {count / self.rate:.2f} s, expected finite values"
+                )
+            count += len(block)
+            yield block
+        if count == 0:
+            raise BadInput(f"Bad audio '{self.path}', expected at least one sample")
+        if self.frames is not None and count < self.frames:
+            raise BadInput(
+                f"Bad audio '{self.path}', expected {self.frames / self.rate:.2f} s as its header says, "
+                f"but it breaks off after {count / self.rate:.2f} s"
+            )
+
+    def _soundfile_blocks(self) -> Iterator[Samples]:
+        import soundfile
+
+        try:
+            with soundfile.SoundFile(self.path) as file:
+                while len(block := file.read(BLOCK_SECONDS * self.rate, dtype="float32", always_2d=True)):
+                    yield block
+        except soundfile.LibsndfileError as error:
+            raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {_reason(error)}") from error
+
+    def _ffmpeg_blocks(self) -> Iterator[Samples]:
+        command = ["ffmpeg", "-v", "error", "-nostdin", "-xerror", "-i", f"file:{self.path}", "-vn"]
+        command += ["-f", "f32le", "-c:a", "pcm_f32le", "pipe:1"]
+        size = BLOCK_SECONDS * self.rate * self.channels * 4
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            try:
+                while data := process.stdout.read(size):
+                    yield np.frombuffer(data, "<f4").reshape(-1, self.channels)
+                complaint = process.stderr.read().decode(errors="replace").strip()
+            finally:
+                process.kill()
+        if process.returncode not in (0, -9) or complaint:
+            raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {complaint.splitlines()[-1:]}")
+
+
+def open_recording(path: str | Path) -> Recording:
+    """Look at a file without decoding it.
+
+    Raises ``BadInput`` for a missing, empty or unreadable file, for more than 2 channels or a rate outside
+    8 000…192 000 Hz; ``Unavailable`` when only ffmpeg could read it and ffmpeg is missing.
+    """
+    import soundfile
+
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"Bad file '{path}', expected a recording, not a folder")
+    if not path.exists():
+        raise BadInput(f"Bad file '{path}', expected an existing recording")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError as error:
+        raise BadInput(f"Bad file '{path}', expected a readable recording: {error.strerror}") from error
+    if size == 0:
+        raise BadInput(f"Bad audio '{path}', expected a recording, but the file is empty")
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        recording = _probe(path, _reason(error))
+    else:
+        frames = info.frames
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+            frames = max(frames, _promised_by_riff(path, info.channels, info.subtype))
+        encoding = "s16le" if info.subtype in ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW") else "f32le"
+        recording = Recording(path, info.samplerate, info.channels, frames, encoding)
+    if not 1 <= recording.channels <= 2:
+        raise BadInput(f"Bad audio '{path}' with {recording.channels} channels, expected 1 or 2")
+    if not MIN_RATE <= recording.rate <= MAX_RATE:
+        raise BadInput(f"Bad sample rate {recording.rate} Hz of '{path}', expected {MIN_RATE} to {MAX_RATE}")
+    return recording
+
+
+def _promised_by_riff(path: Path, channels: int, subtype: str) -> int:
+    """Frames that the data chunk of a WAV file announces; libsndfile only tells what is there. 0: not known."""
+    width = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            if header[:4] == b"data":
+                # 0 and 0xFFFFFFFF are what a writer leaves that could not seek back: no promise.
+                return 0 if size >= 0xFFFFFF00 else size // (width.get(subtype, size + 1) * channels)
+            file.seek(size + size % 2, 1)
+    return 0
+
+
+def _probe(path: Path, reason: str) -> Recording:
+    """The same through ffprobe, for containers libsndfile does not know."""
+    if shutil.which("ffprobe") is None or shutil.which("ffmpeg") is None:
+        raise Unavailable(
+            f"Bad audio '{path}', expected wav, flac, ogg, opus or mp3 ({reason}); install ffmpeg for other formats"
+        )
+    command = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-of", "json"]
+    command += ["-show_entries", "stream=sample_rate,channels", f"file:{path}"]
+    result = subprocess.run(command, capture_output=True, check=False)
+    streams = json.loads(result.stdout or b"{}").get("streams") if result.returncode == 0 else None
+    if not streams:
+        raise BadInput(f"Bad audio '{path}', expected a recording: {reason}")
+    return Recording(
+        path, int(streams[0]["sample_rate"]), int(streams[0]["channels"]), None, "f32le", by_ffmpeg=True
+    )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(": ", 1)[-1].strip().rstrip(".")

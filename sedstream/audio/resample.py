@@ -1,0 +1,104 @@
+"""Streaming resampler: any rate to 16 kHz with a fixed state, independent of how the samples are cut in packets.
+
+Output sample *j* lies at input time p = j·M/L with L/M = 16000/rate in lowest terms. With i = ⌊p⌋ it is
+
+    y[j] = Σ_k x[i - w + 1 + k] · h[phase, k],   k = 0 … 2w-1,   phase = (j·M) mod L,
+
+where row ``phase`` of h samples a Kaiser-windowed sinc whose cut-off lies just under half the lower of both rates
+(Smith, "Digital Audio Resampling"). Each output is one sum in a fixed order over the same 2w inputs, so packets cannot
+change a bit of it. The look-ahead is w input samples: 2 ms at 8 kHz, 0.9 ms at 48 kHz.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from ..grid import RATE
+from .pcm import Samples
+
+MIN_RATE, MAX_RATE = 8_000, 192_000
+ZEROS = 16
+"""Zero crossings of the sinc on each side."""
+ROLLOFF = 0.945
+BETA = 9.0
+"""Kaiser window shape: about 90 dB of stop-band attenuation."""
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _filter(
+    history: NDArray[np.float32], offset: int, first: int, up: int, down: int, table: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:  # fmt: skip
+    taps = table.shape[1]
+    for n in range(out.shape[0]):
+        j = first + n
+        start = (j * down) // up - offset
+        phase = (j * down) % up
+        total = 0.0
+        for k in range(taps):
+            total += history[start + k] * table[phase, k]
+        out[n] = total
+
+
+def _table(up: int, down: int, half: int, cutoff: float) -> NDArray[np.float32]:
+    # Tap k of a phase lies at distance (k - half + 1) - phase/up from the output, in input samples.
+    distance = np.arange(2 * half) - (half - 1) - np.arange(up)[:, None] / up
+    window = np.i0(BETA * np.sqrt(np.clip(1 - (distance / half) ** 2, 0, None))) / np.i0(BETA)
+    table = cutoff * np.sinc(cutoff * distance) * window
+    # Every phase passes a constant unchanged: no ripple at the phase rate.
+    return (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+class Resampler:
+    """One channel from ``rate`` Hz (8 000…192 000) to 16 kHz. Raises ``BadInput`` for another rate."""
+
+    def __init__(self, rate: int) -> None:
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise BadInput(f"Bad sample rate {rate} Hz, expected {MIN_RATE} to {MAX_RATE}")
+        common = gcd(RATE, rate)
+        self._up, self._down = RATE // common, rate // common
+        scale = min(1.0, RATE / rate)  # of the cut-off: below both Nyquist frequencies
+        self._half = int(np.ceil(ZEROS / scale))
+        self._same = rate == RATE
+        self._table = np.empty((0, 0), np.float32)
+        if not self._same:
+            self._table = _table(self._up, self._down, self._half, ROLLOFF * scale)
+        # Input sample i stands at history[i - self._origin]; before the first sample there is silence.
+        self._history = np.zeros(self._half - 1, np.float32)
+        self._origin = 1 - self._half
+        self._read = 0
+        self._written = 0
+
+    def push(self, samples: Samples) -> Samples:
+        """Samples ``[n]`` f32 in, all outputs that they complete ``[m]`` f32 out."""
+        if self._same:
+            return samples
+        self._history = np.concatenate([self._history, samples])
+        self._read += len(samples)
+        # Output j needs inputs up to ⌊j·M/L⌋ + half.
+        ready = ((self._read - self._half) * self._up - 1) // self._down + 1
+        return self._produce(ready)
+
+    def flush(self) -> Samples:
+        """The outputs that waited for look-ahead, computed with silence behind the end: ⌈n·16000/rate⌉ in all."""
+        if self._same:
+            return np.empty(0, np.float32)
+        self._history = np.concatenate([self._history, np.zeros(self._half, np.float32)])
+        return self._produce(-(-self._read * self._up // self._down))
+
+    def _produce(self, ready: int) -> Samples:
+        out = np.empty(max(0, ready - self._written), np.float32)
+        if len(out):
+            offset = self._origin + self._half - 1
+            _filter(self._history, offset, self._written, self._up, self._down, self._table, out)
+            self._written = ready
+        keep = self._written * self._down // self._up - self._half + 1 - self._origin
+        if keep > 0:
+            self._history = self._history[keep:].copy()
+            self._origin += keep
+        return out

@@ -1,0 +1,1 @@
+"""From frames to segments: a fixed-lag decoder and the statistics of what it decides."""

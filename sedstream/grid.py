@@ -1,0 +1,56 @@
+"""Integer time. Samples and frames are numbered from the start of a session; seconds exist only at the edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import BadInput
+
+RATE = 16_000
+"""Samples per second inside sedstream."""
+HOP = 320
+"""Samples per frame: 20 ms."""
+
+
+def frames_of(samples: int) -> int:
+    """The number of frames that ``samples`` touch: frame *f* owns samples [HOP·f, HOP·(f+1))."""
+    return -(-samples // HOP)
+
+
+def seconds(frames: int) -> float:
+    """The time of a frame boundary in seconds; 0.02 is not a binary fraction, so round once, here."""
+    return round(frames * HOP / RATE, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which samples a block reads and which frames it answers for, all in frames of 20 ms.
+
+    Block *k* answers frames [k·step, (k+1)·step) and reads [k·step - left, (k+1)·step + right).
+    ``step`` is a multiple of 8 so that a block holds whole 32 ms VAD chunks (8·320 = 5·512 samples).
+    """
+
+    left: int
+    step: int
+    right: int
+
+    def __post_init__(self) -> None:
+        if self.step <= 0 or self.step % 8:
+            raise BadInput(f"Bad plan step {self.step}, expected a positive multiple of 8 frames")
+        if self.left < 0 or self.right < 0:
+            raise BadInput(f"Bad plan context {self.left}, {self.right}, expected 0 or more frames")
+
+    @property
+    def window(self) -> int:
+        """Frames that one block reads."""
+        return self.left + self.step + self.right
+
+    @property
+    def latency(self) -> float:
+        """Algorithmic latency in seconds: how long after its sound a frame is answered at the latest."""
+        return seconds(self.step + self.right)
+
+    def span(self, block: int) -> tuple[int, int]:
+        """First and last (exclusive) sample that ``block`` reads; the first is negative at the start."""
+        first = block * self.step
+        return (first - self.left) * HOP, (first + self.step + self.right) * HOP

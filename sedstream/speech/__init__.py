@@ -1,0 +1,1 @@
+"""Who speaks when at all: voice activity decides speech, the emotion model never labels silence."""
