@@ -85,6 +85,14 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Flushed:
+    """Everything before ``frame`` is final, as was asked; the session goes on there."""
+
+    frame: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The session is complete: ``frames`` frames in all, ``speech`` of them speech, ``segments`` segments, ``lost`` samples."""
 
@@ -95,7 +103,7 @@ class End:
     at: int
 
 
-Event: TypeAlias = SpeechStart | SpeechEnd | Update | Final | Arousal | Gap | End
+Event: TypeAlias = SpeechStart | SpeechEnd | Update | Final | Arousal | Gap | Flushed | End
 
 
 def segment_fields(segment: Segment, labels: Sequence[str]) -> dict[str, Any]:
@@ -149,6 +157,8 @@ def to_wire(event: Event, labels: Sequence[str]) -> dict[str, Any]:
         case Gap():
             fields = {"type": "gap", "start": round(event.sample / RATE, 4)}
             fields["end"] = round((event.sample + event.samples) / RATE, 4)
+        case Flushed():
+            fields = {"type": "finalized", "end": seconds(event.frame)}
         case End():
             fields = {"type": "session.end", "duration": seconds(event.frames), "speech": seconds(event.speech)}
             fields |= {"segments": event.segments, "lost": round(event.lost / RATE, 4)}

@@ -37,8 +37,10 @@ class Plan:
     def __post_init__(self) -> None:
         if self.step <= 0 or self.step % 8:
             raise BadInput(f"Bad plan step {self.step}, expected a positive multiple of 8 frames")
-        if self.left < 0 or self.right < 0:
-            raise BadInput(f"Bad plan context {self.left}, {self.right}, expected 0 or more frames")
+        # right ≥ 1: a block is then never the last one before its session is known to end, so what the last block does
+        # cannot depend on whether the end was announced before or after it was pulled.
+        if self.left < 0 or self.right < 1:
+            raise BadInput(f"Bad plan context {self.left}, {self.right}, expected left ≥ 0 and right ≥ 1 frames")
 
     @property
     def window(self) -> int:

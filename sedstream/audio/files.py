@@ -139,9 +139,7 @@ def _probe(path: Path, reason: str) -> Recording:
     streams = json.loads(result.stdout or b"{}").get("streams") if result.returncode == 0 else None
     if not streams:
         raise BadInput(f"Bad audio '{path}', expected a recording: {reason}")
-    return Recording(
-        path, int(streams[0]["sample_rate"]), int(streams[0]["channels"]), None, "f32le", by_ffmpeg=True
-    )
+    return Recording(path, int(streams[0]["sample_rate"]), int(streams[0]["channels"]), None, "f32le", by_ffmpeg=True)
 
 
 def _reason(error: Exception) -> str:

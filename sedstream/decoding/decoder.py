@@ -19,13 +19,11 @@ e is int32 in 1/256 nat; the sums are int64 and do not overflow in 10,000 years.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ..errors import BadModel
+from .settings import DecoderSettings
 
 NAT = 256
 """Integer steps per nat."""
@@ -33,24 +31,6 @@ _DEAD = np.int64(-(2**62))
 _FLOOR = -20.0  # log-probabilities under this say no more
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderSettings:
-    """Costs in 1/256 nat, durations in frames of 20 ms; ``lag`` ≥ ``min_duration``."""
-
-    switch: int = 1024
-    pause: int = 256
-    min_duration: int = 20
-    lag: int = 50
-
-    def __post_init__(self) -> None:
-        if self.switch < 0 or self.pause < 0:
-            raise BadModel(f"Bad decoder costs {self.switch}, {self.pause}, expected 0 or more")
-        if not 1 <= self.min_duration <= self.lag <= 10_000:
-            raise BadModel(
-                f"Bad decoder durations {self.min_duration}, {self.lag}, expected 1 ≤ min_duration ≤ lag ≤ 10000"
-            )
 
 
 def quantise(log_probabilities: NDArray[np.float32]) -> NDArray[np.int32]:

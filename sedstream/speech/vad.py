@@ -8,32 +8,12 @@ where they began, so the decision about a frame comes at most max(min_speech, mi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadModel
 from ..grid import HOP
+from .settings import VadSettings
 from .silero import CHUNK
-
-
-@dataclass(frozen=True, slots=True)
-class VadSettings:
-    """Probabilities in 0…1, durations in frames of 20 ms."""
-
-    threshold: float = 0.5
-    release: float = 0.35
-    min_speech: int = 12
-    min_silence: int = 20
-
-    def __post_init__(self) -> None:
-        if not 0 < self.release <= self.threshold < 1:
-            raise BadModel(
-                f"Bad VAD thresholds {self.threshold}, {self.release}, expected 0 < release ≤ threshold < 1"
-            )
-        if self.min_speech < 1 or self.min_silence < 1:
-            raise BadModel(f"Bad VAD durations {self.min_speech}, {self.min_silence}, expected 1 frame or more")
 
 
 def chunk_of_frame(frame: int) -> int:
@@ -59,27 +39,25 @@ class Segmenter:
         self.decided = 0
         """Frames [0, decided) are certain."""
 
-    @property
-    def may_speak(self) -> bool:
-        """Whether an undecided frame may still turn out to be speech."""
-        return self._speech or self._since is not None
+    def hear(self, probabilities: NDArray[np.float32], frames: int | None = None) -> NDArray[np.bool_]:
+        """Probabilities ``[n]`` of the next chunks; speech flags ``[m]`` of the frames that they decide.
 
-    def hear(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Probabilities ``[n]`` of the next chunks; speech flags ``[m]`` of the frames that they decide."""
+        ``frames``: the session ends after so many frames, and all of them are decided now: what has not lasted long enough
+        to be a change is none.
+        """
         self._chunks.extend(probabilities.tolist())
         flags: list[bool] = []
         while (chunk := chunk_of_frame(self._frame) - self._first_chunk) < len(self._chunks):
+            if self._frame == frames:
+                break
             self._read(self._chunks[chunk], flags)
+        if frames is not None:
+            flags += [self._speech] * (frames - self.decided)
+            self.decided = frames
         done = min(chunk_of_frame(self._frame) - self._first_chunk, len(self._chunks))
         del self._chunks[:done]
         self._first_chunk += done
         return np.array(flags, np.bool_)
-
-    def flush(self, frames: int) -> NDArray[np.bool_]:
-        """The end of the session after ``frames`` frames: the rest is decided as it stands, a candidate not yet long enough does not count."""
-        rest = max(0, frames - self.decided)
-        self.decided += rest
-        return np.full(rest, self._speech, np.bool_)
 
     def _read(self, probability: float, flags: list[bool]) -> None:
         limits = self._settings

@@ -1,0 +1,326 @@
+"""A session as a Sans-I/O object: samples in, blocks out, the model's answers in, events out.
+
+No thread, no clock, no network inside. The events are a pure function of the samples written (and of where audio was
+lost or flushed): how the samples were cut in packets, when blocks were pulled and who else was served changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decoding.decoder import Decoder, quantise
+from .decoding.segments import Assembler
+from .errors import BadInput
+from .events import Arousal, End, Event, Final, Flushed, Gap, Segment, SpeechEnd, SpeechStart, Update
+from .grid import HOP, Plan, frames_of
+from .manifest import Manifest
+from .speech.silero import CHUNK, CONTEXT, State, new_state
+from .speech.vad import Segmenter, chunks_for
+
+Array = NDArray[np.float32]
+
+CADENCE = 25
+"""Frames that one arousal event covers: 0.5 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What the models must read next for one session.
+
+    ``samples`` ``[plan.window·320]`` f32: the window. ``chunks`` ``[n, 576]`` f32 and ``state``: for the VAD, which reads
+    each sample once.
+    """
+
+    plan: Plan
+    samples: Array
+    chunks: Array
+    state: State
+
+
+def choose_labels(manifest: Manifest, labels: Sequence[str] | None) -> tuple[str, ...]:
+    """The session's labels in the model's order; None: all. Raises ``BadInput`` for unknown ones or fewer than two."""
+    if labels is None:
+        return manifest.labels
+    for label in labels:
+        if label not in manifest.labels:
+            raise BadInput(f"Bad label {label!r}, expected some of {', '.join(manifest.labels)}")
+    chosen = tuple(label for label in manifest.labels if label in labels)
+    if len(chosen) < 2:
+        raise BadInput(f"Bad labels {', '.join(labels)!r}, expected two or more of {', '.join(manifest.labels)}")
+    return chosen
+
+
+class Stream:
+    """One channel of one session, owned by one thread.
+
+    ``write`` samples, then let :func:`sedstream.tick` run the models (it calls ``pull``, ``hear`` and ``push``), then drain
+    ``events``; ``close`` at the end, and go on ticking until ``done``.
+    """
+
+    def __init__(self, manifest: Manifest, plan: str | Plan = "live", labels: Sequence[str] | None = None) -> None:
+        self.plan = plan if isinstance(plan, Plan) else manifest.plan(plan)
+        self.labels = choose_labels(manifest, labels)
+        self._columns = [manifest.labels.index(label) for label in self.labels]
+        self._all = len(self._columns) == len(manifest.labels)
+        self._manifest = manifest
+        self._events: list[Event] = []
+        self._parts: list[Array] = []
+        self._buffer = np.empty(0, np.float32)
+        self._first = 0  # sample number of buffer[0]; samples and frames below count from the session's start
+        self._written = 0
+        self._limits: deque[int] = deque()  # frames at which a flush or the close ends a span
+        self._closed = False
+        self.done = False
+        """Closed, and every event has been produced."""
+        self._segments = 0
+        self._speech_frames = 0
+        self._lost = 0
+        self._in_block = False
+        self._begin(0)
+
+    def _begin(self, origin: int) -> None:
+        """Start a span at frame ``origin``: everything that remembers starts afresh."""
+        self._origin = origin
+        self._index = 0
+        self._segmenter = Segmenter(self._manifest.vad)
+        self._decoder = Decoder(len(self.labels), self._manifest.decoder)
+        self._assembler = Assembler(self.labels, origin)
+        self._state = new_state()
+        self._heard = 0  # VAD chunks heard in this span
+        self._fed = 0  # frames of this span given to the decoder
+        self._flags = np.empty(0, np.bool_)  # VAD decisions of frames from _fed on
+        self._scores = np.empty((0, len(self.labels)), np.float32)  # model answers of frames from _fed on
+        self._affect = np.empty((0, 2), np.float32)
+        self._speaking = False
+        self._shown: list[tuple[int, Segment]] = []  # (revision, segment) of the provisional updates sent
+        self._mood = np.zeros(3)  # arousal, valence, frames of speech in the current cadence
+
+    @property
+    def written(self) -> int:
+        """Samples taken so far."""
+        return self._written
+
+    @property
+    def waiting(self) -> int:
+        """Samples that no block has answered for yet."""
+        return max(0, self._written - (self._origin + self._index * self.plan.step) * HOP)
+
+    def write(self, samples: Array, *, lost: bool = False) -> None:
+        """Append ``[n]`` samples, f32 at 16 kHz; ``lost``: they only stand for audio that is missing, as a ``gap`` event tells.
+
+        Raises ``BadInput`` for another shape, NaN, infinity, or after close.
+        """
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim != 1:
+            raise BadInput(f"Bad samples of shape {samples.shape}, expected one channel [n]")
+        if not np.isfinite(samples).all():
+            raise BadInput("Bad audio sample 'nan' or 'inf', expected finite values")
+        if self._closed:
+            raise BadInput("Bad write, expected none after close")
+        self._parts.append(samples.copy())
+        self._written += len(samples)
+        if lost and len(samples):
+            self._lost += len(samples)
+            self._events.append(Gap(self._written - len(samples), len(samples), self._written))
+
+    def flush(self) -> None:
+        """Make everything up to the last whole frame final without waiting for more; the session goes on afresh there."""
+        limit = self._written // HOP
+        if not self._closed and limit > (self._limits[-1] if self._limits else self._origin):
+            self._limits.append(limit)
+            self._settle()
+
+    def close(self) -> None:
+        """No more samples will come."""
+        if not self._closed:
+            self._closed = True
+            self._limits.append(frames_of(self._written))
+            self._settle()
+
+    def events(self) -> list[Event]:
+        """The events since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def pull(self) -> Block | None:
+        """The next block if its samples are complete. It must be answered by ``hear`` and ``push`` before the next."""
+        if self.done or self._in_block:
+            return None
+        start, end = self.plan.span(self._index)
+        limit = self._limits[0] - self._origin if self._limits else None
+        if limit is None and self._written < self._origin * HOP + end:
+            return None
+        heard = end // CHUNK if limit is None else min(end // CHUNK, chunks_for(limit))
+        audio = self._read(self._heard * CHUNK - CONTEXT, heard * CHUNK, limit)
+        rows = np.arange(heard - self._heard)[:, None] * CHUNK + np.arange(CONTEXT + CHUNK)
+        block = Block(self.plan, self._read(start, end, limit), audio[rows], self._state)
+        self._heard = heard
+        self._in_block = True
+        return block
+
+    def hear(self, probabilities: Array, state: State) -> bool:
+        """The VAD's answer for the block's chunks. False: the block is silent for certain, the model need not run."""
+        self._state = state
+        limit = self._limits[0] - self._origin if self._last_block else None
+        decided = self._segmenter.hear(probabilities, limit)
+        self._tell_speech(decided)
+        self._flags = np.concatenate([self._flags, decided])
+        # Frames before the block were fed as far as they were decided; the block's own start here:
+        done = self._index * self.plan.step - self._fed
+        wanted = self._flags[done : done + self.plan.step]
+        answered = self.plan.step if limit is None else limit - self._index * self.plan.step
+        return bool(wanted.any()) or len(wanted) < answered
+
+    def push(self, scores: Array | None, affect: Array | None) -> None:
+        """The model's answer: log-probabilities ``[step, C]`` and arousal, valence ``[step, 2]``; None for a silent block."""
+        if scores is None or affect is None:
+            scores = np.zeros((self.plan.step, len(self.labels)), np.float32)
+            affect = np.zeros((self.plan.step, 2), np.float32)
+        elif not self._all:
+            scores = scores[:, self._columns]
+            scores = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        last = self._last_block
+        self._scores = np.concatenate([self._scores, scores])
+        self._affect = np.concatenate([self._affect, affect])
+        self._index += 1
+        self._in_block = False
+        self._feed(min(len(self._scores), len(self._flags)))
+        if last:
+            self._emit(self._assembler.commit(self._decoder.flush()) + self._assembler.close())
+            self._tell_mood(force=True)
+            self._end_span()
+        else:
+            self._update()
+        self._drop()
+        self._settle()
+
+    @property
+    def _last_block(self) -> bool:
+        return bool(self._limits) and (self._index + 1) * self.plan.step >= self._limits[0] - self._origin
+
+    @property
+    def _at(self) -> int:
+        """Samples read so far, as events say it: the end of the window of the block being answered."""
+        end = self._origin * HOP + self.plan.span(self._index - (not self._in_block))[1]
+        if self._limits:
+            limit = self._limits[0] * HOP
+            end = min(end, self._written if self._closed and len(self._limits) == 1 else limit)
+        return end
+
+    def _read(self, start: int, end: int, limit: int | None) -> Array:
+        """Samples [start, end) of this span; zeros before it, and behind its last frame once that is known."""
+        if self._parts:
+            self._buffer = np.concatenate([self._buffer, *self._parts])
+            self._parts.clear()
+        out = np.zeros(end - start, np.float32)
+        until = end if limit is None else min(end, limit * HOP)
+        shift = self._origin * HOP - self._first
+        part = self._buffer[max(0, start) + shift : max(0, until) + shift]
+        out[max(0, -start) : max(0, -start) + len(part)] = part
+        return out
+
+    def _drop(self) -> None:
+        """Forget what no block will read again."""
+        keep = self._origin * HOP + max(0, min(self.plan.span(self._index)[0], self._heard * CHUNK - CONTEXT))
+        if keep > self._first:
+            self._buffer = self._buffer[keep - self._first :]
+            self._first = keep
+
+    def _feed(self, count: int) -> None:
+        """Give the decoder ``count`` frames that have both an answer and a VAD decision."""
+        scores, affect, speech = self._scores[:count], self._affect[:count], self._flags[:count]
+        if self._limits:  # frames behind the end of the span were answered, but do not exist
+            count = min(count, self._limits[0] - self._origin - self._fed)
+            scores, affect, speech = scores[:count], affect[:count], speech[:count]
+        if count <= 0:
+            return
+        self._assembler.add(np.exp(scores), affect, speech)
+        self._emit(self._assembler.commit(self._decoder.push(quantise(scores), speech)))
+        for frame in range(count):
+            if speech[frame]:
+                self._mood += (affect[frame, 0], affect[frame, 1], 1)
+            self._fed += 1
+            if self._fed % CADENCE == 0:
+                self._tell_mood()
+        self._scores, self._affect = self._scores[count:], self._affect[count:]
+        self._flags = self._flags[count:]
+        self._speech_frames += int(speech.sum())
+
+    def _tell_speech(self, decided: NDArray[np.bool_]) -> None:
+        first = self._origin + self._segmenter.decided - len(decided)
+        edges = np.flatnonzero(np.diff(decided, prepend=self._speaking))
+        for edge in edges.tolist():
+            kind = SpeechStart if decided[edge] else SpeechEnd
+            self._events.append(kind(first + edge, self._at))
+        if len(decided):
+            self._speaking = bool(decided[-1])
+
+    def _tell_mood(self, force: bool = False) -> None:
+        end = self._fed
+        start = (end - 1) // CADENCE * CADENCE
+        if force and end % CADENCE == 0:
+            return
+        arousal, valence, frames = self._mood.tolist()
+        known = frames > 0
+        self._events.append(
+            Arousal(
+                self._origin + start,
+                self._origin + end,
+                arousal / frames if known else None,
+                valence / frames if known else None,
+                self._at,
+            )
+        )
+        self._mood[:] = 0
+
+    def _emit(self, segments: list[Segment]) -> None:
+        for segment in segments:
+            revision = self._shown.pop(0)[0] + 1 if self._shown else 0
+            self._events.append(Final(self._segments, revision, segment, self._at))
+            self._segments += 1
+
+    def _update(self) -> None:
+        segments = self._assembler.provisional(self._decoder.tentative())
+        same = True
+        shown: list[tuple[int, Segment]] = []
+        for place, segment in enumerate(segments):
+            revision = -1
+            if place < len(self._shown):
+                revision, old = self._shown[place]
+                same = same and (old.start, old.end, old.label) == (segment.start, segment.end, segment.label)
+            else:
+                same = False
+            if not same:
+                revision += 1
+                self._events.append(Update(self._segments + place, revision, segment, self._at))
+            shown.append((revision, segment))
+        self._shown = shown
+
+    def _end_span(self) -> None:
+        """The last frame before a flush or the close is final."""
+        limit = self._limits[0]
+        if self._speaking:
+            self._events.append(SpeechEnd(limit, self._at))
+        if self._closed and len(self._limits) == 1:
+            self._finish()
+            return
+        self._limits.popleft()
+        self._events.append(Flushed(limit, limit * HOP))
+        self._begin(limit)
+
+    def _finish(self) -> None:
+        frames = frames_of(self._written)
+        self._events.append(End(frames, self._speech_frames, self._segments, self._lost, self._written))
+        self._parts.clear()
+        self._buffer = np.empty(0, np.float32)
+        self.done = True
+
+    def _settle(self) -> None:
+        """A close right at the start of a span has no block left to wait for."""
+        if self._closed and not self.done and not self._in_block and self._limits[0] <= self._origin:
+            self._finish()

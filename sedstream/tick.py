@@ -1,0 +1,30 @@
+"""The one loop: every ready block of every session, one VAD call, one model call, the rows handed back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .stream import Block, Stream
+from .zoo import Model
+
+
+def tick(model: Model, streams: Iterable[Stream]) -> int:
+    """Answer at most one block of each stream; how many blocks were answered (0: all wait for samples)."""
+    ready = [(stream, block) for stream in streams if (block := stream.pull()) is not None]
+    if not ready:
+        return 0
+    heard = model.silero([block.chunks for _, block in ready], [block.state for _, block in ready])
+    spoken: list[tuple[Stream, Block]] = []
+    for (stream, block), (probabilities, state) in zip(ready, heard, strict=True):
+        if stream.hear(probabilities, state):
+            spoken.append((stream, block))
+        else:
+            stream.push(None, None)
+    for plan in {block.plan for _, block in spoken}:
+        rows = [(stream, block) for stream, block in spoken if block.plan == plan]
+        scores, affect = model(np.stack([block.samples for _, block in rows]), plan)
+        for n, (stream, _) in enumerate(rows):
+            stream.push(scores[n], affect[n])
+    return len(ready)
