@@ -1,0 +1,5 @@
+"""``python -m sedstream``."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,121 @@
+"""The command line. Heavy imports wait until a command needs them: ``sedstream --help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from . import __version__, commands
+from .errors import SedstreamError
+from .manifest import DEFAULT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 2 with one line ``sedstream: …`` on stderr, 130 interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return command(options)
+    except SedstreamError as error:
+        print(f"sedstream: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has seen enough; keep the interpreter from complaining at exit.
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sedstream", description="Which emotion appears when: streaming speech emotion diarization."
+    )
+    parser.add_argument("--version", action="version", version=f"sedstream {__version__}")
+    verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    diarize = verbs.add_parser("diarize", help="emotion segments of recordings")
+    diarize.add_argument("paths", nargs="+", metavar="PATH", help="a recording, or a folder of them")
+    _add_model(diarize, plan="batch")
+    _add_channels(diarize)
+    _add_output(diarize)
+    diarize.set_defaults(run=commands.diarize)
+
+    listen = verbs.add_parser("listen", help="watch a microphone live")
+    listen.add_argument("--device", metavar="NAME", help="microphone, by number or part of its name")
+    listen.add_argument("--list-devices", action="store_true", help="show the microphones and stop")
+    listen.add_argument("--seconds", type=_positive, metavar="S", help="stop after so much audio")
+    _add_model(listen, plan="live", device=False)
+    _add_output(listen)
+    listen.set_defaults(run=commands.listen)
+
+    serve = verbs.add_parser("serve", help="answer many live calls over WebSocket")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    serve.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for a free one (%(default)s)")
+    serve.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
+    serve.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    serve.set_defaults(run=commands.serve)
+
+    stream = verbs.add_parser("stream", help="send a recording to a server as a live call")
+    stream.add_argument("path", metavar="FILE", help="a recording")
+    stream.add_argument("url", metavar="URL", help="ws://host:port/v1/stream")
+    stream.add_argument("--speed", type=float, default=1.0, help="1: as a call; 0: as fast as the server takes it")
+    stream.add_argument("--packet", type=_positive, default=0.1, metavar="S", help="seconds a packet (%(default)s)")
+    stream.add_argument("--plan", default="live", help="plan of the server's model (%(default)s)")
+    _add_labels(stream)
+    _add_channels(stream)
+    _add_output(stream)
+    stream.set_defaults(run=commands.stream)
+
+    models = verbs.add_parser("models", help="list and verify the models at hand")
+    models.set_defaults(run=commands.models)
+
+    demo = verbs.add_parser("demo", help="diarize the recordings that come with sedstream")
+    _add_model(demo, plan="live")
+    _add_output(demo)
+    demo.set_defaults(run=commands.demo)
+
+    train = verbs.add_parser("train", help="train the default model from a data folder")
+    train.add_argument("data", metavar="DATA", help="folder with index.csv and the recordings it names")
+    train.add_argument("--out", default="trained-model", metavar="DIR", help="model folder to write (%(default)s)")
+    train.add_argument("--encoder", metavar="FILE", help="safetensors of Whisper base (default: that of sedstream-base)")
+    train.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the recipe's)")
+    train.add_argument("--seed", type=int, default=1, help="(%(default)s)")
+    train.set_defaults(run=commands.train)
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected more than 0")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--labels", type=_names, metavar="A,B,…", help="restrict to these emotions")
+
+
+def _add_model(parser: argparse.ArgumentParser, plan: str, device: bool = True) -> None:
+    parser.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
+    parser.add_argument("--plan", default=plan, help="live or batch (%(default)s)")
+    if device:
+        parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    _add_labels(parser)
+
+
+def _add_channels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--channels", choices=["mix", "split"], default="mix", help="of stereo files (%(default)s)")
+    parser.add_argument("--roles", type=_names, metavar="A,B", help="names of the channels: customer,agent")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=["table", "jsonl"], help="(table on a terminal, else jsonl)")
+    parser.add_argument("--out", metavar="FILE", help="write here, all or nothing, instead of to the screen")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")

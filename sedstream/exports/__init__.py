@@ -1,0 +1,1 @@
+"""Segments out: one module per format."""

@@ -1,0 +1,1 @@
+"""The wire: protocol without I/O, a server and a client around it."""
