@@ -22,7 +22,8 @@ class DilatedBlock(nn.Module):
         """`[B, T, width]` -> `[B, T, width]`."""
         y = self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2)
         y = self.dropout(self.mix(F.gelu(y)))
-        return x + y
+        result: Tensor = x + y
+        return result
 
 
 class FrameHead(nn.Module):

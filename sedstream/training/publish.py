@@ -1,11 +1,12 @@
 """Write a model folder: half-precision safetensors and the manifest that `sedstream.zoo` reads."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -14,84 +15,64 @@ from ..errors import BadModel
 
 LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 
-Value = str | int | float | list[int] | list[str]
-Table = Mapping[str, Value]
+Value: TypeAlias = str | int | float | Sequence[int] | Sequence[str]
+Table: TypeAlias = Mapping[str, "Value | Table"]
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The numbers that travel with the weights; every table is written as it stands.
-
-    Plans are in frames of 20 ms, decoder costs in 1/256 nat; `temperature` divides the logits.
-    """
-
-    name: str
-    encoder: Table
-    head: Table
-    temperature: float
-    plans: Mapping[str, Table]
-    vad: Table
-    decoder: Table
-    version: str = "0.1.0"
-    licence: str = "CC-BY-NC-SA-4.0"
-
-    def toml(self, sha256: str) -> str:
-        """The text of manifest.toml for weights with this sha256 (hex)."""
-        top: Table = {
-            "name": self.name,
-            "version": self.version,
-            "family": "whisper",
-            "kind": "windowed",
-            "licence": self.licence,
-            "labels": list(LABELS),
-            "temperature": self.temperature,
-        }
-        tables: dict[str, Table] = {
-            "weights": {"file": "weights.safetensors", "sha256": sha256},
-            "encoder": self.encoder,
-            "head": self.head,
-            **{f"plans.{name}": plan for name, plan in self.plans.items()},
-            "vad": self.vad,
-            "decoder": self.decoder,
-        }
-        lines = [f"{key} = {_literal(value)}" for key, value in top.items()]
-        for name, table in tables.items():
-            lines += ["", f"[{name}]", *(f"{key} = {_literal(value)}" for key, value in table.items())]
-        return "\n".join(lines) + "\n"
+def toml(table: Table, path: str = "") -> str:
+    """A nested table as TOML: plain values first, then each table under its dotted name."""
+    lines = [f"{key} = {_literal(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
+    if path and lines:
+        lines = ["", f"[{path}]", *lines]
+    text = "".join(line + "\n" for line in lines)
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            text += toml(value, f"{path}.{key}" if path else key)
+    return text
 
 
 def _literal(value: Value) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, list):
+    if isinstance(value, Sequence):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
     return repr(value)
 
 
 def pretrained(encoder: WhisperEncoder, checkpoint: Path) -> WhisperEncoder:
-    """Fill `encoder` with the tensors it keeps of a Whisper encoder checkpoint (safetensors, transformers' names).
+    """Fill `encoder` with the tensors it keeps of a checkpoint and freeze it.
+
+    Args:
+        encoder: the encoder to fill.
+        checkpoint: safetensors with the names of transformers' `WhisperEncoder`, or the weights of a model folder.
 
     Raises:
         BadModel: the file cannot be read, or lacks a tensor, or one has another shape.
     """
     try:
         tensors = load_file(checkpoint)
-    except Exception as error:  # safetensors raises its own class, OSError and ValueError for one and the same thing
-        raise BadModel(f"Bad checkpoint '{checkpoint}', expected a safetensors file ({error})") from error
+    except (OSError, SafetensorError) as error:
+        raise BadModel(f"Bad checkpoint '{checkpoint}', expected a safetensors file: {error}") from error
+    tensors = {key.removeprefix("encoder."): tensor for key, tensor in tensors.items()}
     own = encoder.state_dict()
-    name = "embed_positions.weight"
-    if name in tensors:
-        tensors[name] = tensors[name][: own[name].shape[0]]
+    positions = "embed_positions.weight"
+    if positions in tensors:
+        tensors[positions] = tensors[positions][: len(own[positions])]
     for key, tensor in own.items():
-        if key not in tensors or tensors[key].shape != tensor.shape:
-            found = tuple(tensors[key].shape) if key in tensors else "nothing"
-            raise BadModel(f"Bad checkpoint '{checkpoint}', expected {key} {tuple(tensor.shape)}, found {found}")
+        found = tuple(tensors[key].shape) if key in tensors else None
+        if found != tuple(tensor.shape):
+            raise BadModel(
+                f"Bad checkpoint '{checkpoint}', expected {key} of shape {tuple(tensor.shape)}, found {found}"
+            )
     encoder.load_state_dict({key: tensors[key].float() for key in own})
-    return encoder.eval()
+    return encoder.eval().requires_grad_(False)
 
 
-def publish(folder: Path, manifest: Manifest, encoder: nn.Module, head: nn.Module) -> Path:
-    """Write weights.safetensors (fp16, `encoder.*` and `head.*`) and manifest.toml; returns the manifest's path."""
+def publish(folder: Path, table: Table, encoder: nn.Module, head: nn.Module) -> Path:
+    """Write weights.safetensors (fp16, `encoder.*` and `head.*`) and manifest.toml to a model folder.
+
+    `table` is the manifest but for its table `weights`, which is added here. Returns the manifest's path.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{part}.{key}": tensor.detach().to("cpu", torch.float16).contiguous()
@@ -101,6 +82,7 @@ def publish(folder: Path, manifest: Manifest, encoder: nn.Module, head: nn.Modul
     weights = folder / "weights.safetensors"
     save_file(tensors, weights)
     weights.chmod(0o644)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     path = folder / "manifest.toml"
-    path.write_text(manifest.toml(hashlib.sha256(weights.read_bytes()).hexdigest()))
+    path.write_text(toml({**table, "weights": {"file": weights.name, "sha256": digest}}), encoding="utf-8")
     return path

@@ -1,0 +1,215 @@
+"""Emotional speech as the training sees it: utterances cut to speech, with targets, read from an index.csv."""
+
+import csv
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from ..grid import HOP, RATE, frames_of
+from ..speech.settings import VadSettings
+from ..speech.silero import CHUNK, CONTEXT, Silero, new_state
+from ..speech.vad import Segmenter
+from .publish import LABELS
+
+COLUMNS = ("path", "corpus", "speaker", "emotion", "label_original", "intensity", "split")
+# Pauses shorter than 0.3 s belong to the word around them; utterances of one word still count as speech.
+VAD = VadSettings(threshold=0.4, release=0.25, min_speech=3, min_silence=15)
+NOISE = ("ESC-10", "SpeechCommands_noise", "Music_hold_and_game")
+NEUTRAL = ("LibriSpeech_Resemblyzer", "Picovoice_intent", "AMI_pyannote")
+"""Corpora of unacted reading, commands and meetings without labels, taken as neutral."""
+# Arousal and valence of a category at full intensity: after the circumplex of Russell (1980), scaled to 0…1. Weak.
+AFFECT = {
+    "neutral": (0.35, 0.50),
+    "happy": (0.72, 0.90),
+    "sad": (0.20, 0.15),
+    "angry": (0.90, 0.10),
+    "fearful": (0.75, 0.20),
+    "disgusted": (0.55, 0.20),
+    "surprised": (0.75, 0.60),
+    "calm": (0.15, 0.60),
+    "boredom": (0.10, 0.35),
+}
+LEVELS = {"0": 0.20, "1": 0.50, "2": 0.85}  # BAVED's own three steps of arousal
+UNKNOWN = -1
+"""The emotion of an utterance that has none of the seven labels."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording, cut to speech.
+
+    `samples` int16 `[n]` at 16 kHz, from the first to the last speech; `speech` bool `[ceil(n / 320)]`, false in its
+    pauses; `emotion` an index of LABELS or UNKNOWN; `arousal` and `valence` in 0…1 or NaN; `weight` of its labels in
+    the loss.
+    """
+
+    samples: NDArray[np.int16]
+    speech: NDArray[np.bool_]
+    corpus: str
+    speaker: str
+    split: str
+    emotion: int
+    arousal: float
+    valence: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Everything that is read from a data folder: utterances, and noises int16 `[n]` to mix in."""
+
+    utterances: list[Utterance]
+    noises: list[NDArray[np.int16]]
+
+    def split(self, name: str) -> list[Utterance]:
+        """The utterances of one split: train, valid or test."""
+        return [u for u in self.utterances if u.split == name]
+
+
+def targets(row: dict[str, str]) -> tuple[int, float, float]:
+    """Emotion index, arousal and valence of a row of the index; weak ones, from the category and the intensity."""
+    if row["corpus"] in NEUTRAL:
+        return LABELS.index("neutral"), *AFFECT["neutral"]
+    if row["corpus"] == "BAVED":
+        return UNKNOWN, LEVELS.get(row["intensity"], np.nan), np.nan
+    emotion = LABELS.index(row["emotion"]) if row["emotion"] in LABELS else UNKNOWN
+    original = row["label_original"].lower()
+    arousal, valence = AFFECT.get(original, AFFECT.get(row["emotion"], (np.nan, np.nan)))
+    if row["intensity"] == "normal":  # RAVDESS speaks each emotion normally and strongly
+        calm, plain = AFFECT["neutral"]
+        arousal, valence = calm + 0.7 * (arousal - calm), plain + 0.7 * (valence - plain)
+    return emotion, arousal, valence
+
+
+def read_index(data: Path) -> list[dict[str, str]]:
+    """Rows of `data/index.csv`.
+
+    Raises:
+        BadInput: there is no such file, or a column is missing.
+    """
+    path = data / "index.csv"
+    if not path.is_file():
+        raise BadInput(f"Bad data folder '{data}', expected an index.csv in it")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise BadInput(f"Bad index '{path}', expected the columns {', '.join(missing)} as well")
+        return list(rows)
+
+
+@cache
+def _silero() -> Silero:
+    return Silero()
+
+
+def speech_flags(samples: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether each 20 ms frame of samples float32 `[n]` is speech, bool `[ceil(n / 320)]`."""
+    frames = frames_of(len(samples))
+    count = -(-len(samples) // CHUNK)
+    padded = np.zeros(CONTEXT + count * CHUNK, np.float32)
+    padded[CONTEXT : CONTEXT + len(samples)] = samples
+    chunks = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + CHUNK)[::CHUNK]
+    ((probabilities, _),) = _silero()([np.ascontiguousarray(chunks)], [new_state()])
+    return Segmenter(VAD).hear(probabilities, frames)
+
+
+def read_speech(path: Path) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """A mono 16 kHz file cut to speech (whole if none is found): samples int16 `[n]`, flags `[ceil(n / 320)]`.
+
+    Raises:
+        BadInput: the file cannot be read or is not mono at 16 kHz.
+    """
+    samples = read_audio(path)
+    flags = speech_flags(samples.astype(np.float32) / np.float32(32768))
+    speech = np.flatnonzero(flags)
+    if not len(speech):
+        return samples, np.ones(frames_of(len(samples)), np.bool_)
+    first, last = speech[0], speech[-1] + 1
+    return samples[first * HOP : last * HOP], flags[first:last]
+
+
+def read_audio(path: Path) -> NDArray[np.int16]:
+    """A mono 16 kHz file as int16 `[n]`; raises BadInput as `read_speech` does."""
+    try:
+        samples, rate = soundfile.read(path, dtype="int16")
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise BadInput(f"Bad file '{path}', expected audio ({error})") from error
+    if rate != RATE or samples.ndim != 1:
+        raise BadInput(f"Bad file '{path}', expected mono audio at {RATE} Hz")
+    result: NDArray[np.int16] = samples
+    return result
+
+
+def load(data: Path, store: Path, *, workers: int = 2, corpora: Sequence[str] | None = None) -> Corpora:
+    """Read every labelled utterance and noise of the index; decoded once, then kept in `store` for the next time.
+
+    Args:
+        data: folder with index.csv, whose paths are relative to it.
+        store: folder for the decoded speech, about 2 GB for 15 hours.
+        workers: processes that decode.
+        corpora: names to read instead of all.
+
+    Raises:
+        BadInput: the index or a file cannot be read.
+    """
+    rows = [row for row in read_index(data) if corpora is None or row["corpus"] in corpora]
+    speech = [row for row in rows if _usable(row)]
+    noise = [row for row in rows if row["corpus"] in NOISE]
+    paths = [data / row["path"] for row in speech]
+    digest = hashlib.sha256("\n".join(map(str, paths)).encode()).hexdigest()[:12]
+    file = store / f"speech-{digest}.i16"
+    ends_file = store / f"speech-{digest}.npz"
+    if not ends_file.is_file():
+        store.mkdir(parents=True, exist_ok=True)
+        _decode(paths, file, ends_file, workers)
+    with np.load(ends_file, allow_pickle=False) as table:
+        ends, flags = table["ends"], table["flags"]
+    samples = np.memmap(file, np.int16, "r")
+    utterances = list(_utterances(speech, samples, ends, flags))
+    return Corpora(utterances, [read_audio(data / row["path"]) for row in noise])
+
+
+def _usable(row: dict[str, str]) -> bool:
+    labelled = bool(row["emotion"]) or row["corpus"] == "BAVED"
+    return labelled or row["corpus"] in NEUTRAL
+
+
+def _decode(paths: list[Path], file: Path, ends_file: Path, workers: int) -> None:
+    ends, flags, end = [], [], 0
+    with file.open("wb") as out, ProcessPoolExecutor(workers) as pool:
+        for samples, speech in pool.map(read_speech, paths, chunksize=64):
+            out.write(samples.tobytes())
+            end += len(samples)
+            ends.append(end)
+            flags.append(speech)
+    np.savez(ends_file, ends=np.array(ends, np.int64), flags=np.concatenate(flags))
+
+
+def _utterances(
+    rows: list[dict[str, str]],
+    samples: NDArray[np.int16],
+    ends: NDArray[np.int64],
+    flags: NDArray[np.bool_],
+) -> Iterator[Utterance]:
+    start = frame = 0
+    for number, (row, end) in enumerate(zip(rows, ends.tolist(), strict=True)):
+        frames = frames_of(end - start)
+        emotion, arousal, valence = targets(row)
+        corpus = row["corpus"]
+        # Without a name every recording is somebody else's: nothing is concatenated over two voices.
+        speaker = f"{corpus}/{row['speaker'] or number}"
+        split = "train" if corpus in NEUTRAL and row["split"] == "other" else row["split"]
+        weight = 0.4 if corpus == "IndianEmoSpeech" else 1.0  # labels by the crowd, noisy
+        part = np.asarray(samples[start:end])
+        speech = flags[frame : frame + frames]
+        yield Utterance(part, speech, corpus, speaker, split, emotion, arousal, valence, weight)
+        start, frame = end, frame + frames

@@ -1,0 +1,226 @@
+"""The training of a frame head on a frozen encoder: from a data folder to a model folder."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import speechbrain as sb
+import torch
+from rich.progress import Progress
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader
+
+from ..encoders.heads import FrameHead
+from ..encoders.whisper import WhisperEncoder
+from ..errors import BadInput
+from ..manifest import DEFAULT, find
+from .features import BATCH, Batch, Pass, Recipe, encode
+from .objective import concordance, emotion_loss, fit_temperature, recalls
+from .publish import LABELS, pretrained, publish
+
+ENCODER: Mapping[str, Any] = {
+    "mels": 80, "width": 512, "heads": 8, "layers": 3, "outputs": [2, 3], "positions": 704,
+    "decades": 8.0, "level": 1.0,
+}  # fmt: skip
+HEAD: Mapping[str, Any] = {
+    "features": 1024, "outputs": 2, "width": 192, "kernel": 5, "dilations": [1, 2, 4, 8], "dropout": 0.3,
+}  # fmt: skip
+PLANS: Mapping[str, Mapping[str, int]] = {
+    "live": {"left": 120, "step": 16, "right": 14},
+    "batch": {"left": 150, "step": 480, "right": 50},
+}
+VAD: Mapping[str, float] = {"threshold": 0.5, "release": 0.35, "min_speech": 12, "min_silence": 20}
+DECODER: Mapping[str, int] = {"switch": 1024, "pause": 256, "min_duration": 20, "lag": 50}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Numbers of the optimisation: AdamW, warm-up then a cosine to zero over `steps` batches."""
+
+    steps: int
+    rate: float = 1e-3
+    decay: float = 0.02
+    smoothing: float = 0.1
+    affect: float = 0.3
+    """Weight of the concordance of arousal and of valence beside the cross-entropy."""
+
+    def at(self, step: int) -> float:
+        """Learning rate of a step: it rises over the first tenth."""
+        progress = step / max(1, self.steps)
+        return self.rate * min(progress / 0.1 + 0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+class HeadBrain(sb.Brain):  # type: ignore[misc]
+    """SpeechBrain's loop over batches of cached features; the head is all that learns."""
+
+    def __init__(self, head: FrameHead, classes: Tensor, schedule: Schedule, **options: Any) -> None:
+        optimiser = partial(torch.optim.AdamW, lr=schedule.rate, weight_decay=schedule.decay)
+        super().__init__(modules={"head": head}, opt_class=optimiser, **options)
+        self.classes = classes
+        self.schedule = schedule
+        self.valid: dict[str, float] = {}
+
+    def compute_forward(self, batch: Batch, stage: sb.Stage) -> tuple[Tensor, Tensor]:
+        """Logits and affect of a batch of features."""
+        logits, affect = self.modules["head"](batch.features.float())
+        return logits.float(), affect.float()
+
+    def compute_objectives(
+        self, predictions: tuple[Tensor, Tensor], batch: Batch, stage: sb.Stage
+    ) -> Tensor:
+        """Cross-entropy of the emotion, and how far arousal and valence are from full concordance."""
+        logits, affect = predictions
+        smoothing = self.schedule.smoothing if stage == sb.Stage.TRAIN else 0.0
+        loss = emotion_loss(logits, batch.emotion, batch.weight, self.classes, smoothing)
+        for track in range(2):
+            agreement = concordance(affect[..., track], batch.affect[..., track], batch.weight)
+            loss = loss + self.schedule.affect * (1 - agreement)
+        return loss
+
+    def on_fit_batch_start(self, batch: Batch, should_step: bool) -> None:
+        """Set the learning rate of the step; the step number is part of the checkpoint."""
+        for optimiser in self.optimizers_dict.values():
+            for group in optimiser.param_groups:
+                group["lr"] = self.schedule.at(self.optimizer_step)
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Keep a checkpoint after each validation, with its loss."""
+        if stage == sb.Stage.VALID:
+            self.valid = {"loss": float(stage_loss)}
+            self.checkpointer.save_and_keep_only(meta=self.valid, num_to_keep=1)
+
+
+def train(
+    data: Path,
+    out: Path,
+    *,
+    epochs: int = 8,
+    passes: int = 3,
+    hours: float = 10.0,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    workers: int = 2,
+    name: str = DEFAULT,
+    corpora: tuple[str, ...] | None = None,
+    encoder: Mapping[str, Any] = ENCODER,
+    head: Mapping[str, Any] = HEAD,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train a model folder `out` from the folder `data`, which holds index.csv; goes on where it was interrupted.
+
+    Args:
+        data: recordings with an index.csv (columns: `corpora.COLUMNS`).
+        out: model folder to write; what training needs meanwhile (gigabytes) goes to `out/training`.
+        epochs: times that the head sees every pass.
+        passes, hours: differently augmented passes over the data, and the speech in each.
+        seed: of the windows, the augmentation and the head.
+        checkpoint: safetensors of a Whisper encoder; None takes the encoder of the installed default model.
+        workers: processes that read, augment and encode.
+        name: of the model, in its manifest.
+        corpora: names of the corpora to use; None: all.
+        encoder, head: keyword arguments of `WhisperEncoder` and `FrameHead`.
+        quiet: show no progress.
+
+    Returns:
+        Figures on the valid split: loss, recall per class, unweighted average recall, concordance, temperature.
+
+    Raises:
+        BadInput: the data cannot be read, or a split has nothing of it.
+        BadModel: the checkpoint does not fit the encoder.
+    """
+    if epochs < 1 or passes < 1 or hours <= 0:
+        raise BadInput(f"Bad training of {epochs} epochs, {passes} passes, {hours} hours, expected 1 or more")
+    began = time.monotonic()
+    work = out / "training"
+    frozen = pretrained(WhisperEncoder(**encoder), checkpoint or find(DEFAULT).weights)
+    batches = max(1, round(hours * 3600 * 50 / BATCH))
+    recipe = Recipe(data, work / "speech", right=PLANS["live"]["right"], corpora=corpora)
+    heard = [_pass(frozen, recipe, work / f"pass-{n}", batches, seed + n, workers, quiet) for n in range(passes)]
+    valid = [
+        _pass(
+            frozen, replace(recipe, split="valid", clean=clean), work / name, max(1, batches // 8), seed, workers, quiet
+        )
+        for clean, name in ((True, "valid-clean"), (False, "valid-augmented"))
+    ]
+
+    torch.manual_seed(seed)
+    learner = FrameHead(labels=len(LABELS), **head)
+    counter = EpochCounter(epochs)
+    brain = HeadBrain(
+        learner,
+        class_weights(heard[0]),
+        Schedule(steps=epochs * passes * batches),
+        run_opts={"device": "cpu", "precision": "bf16", "noprogressbar": quiet},
+        checkpointer=Checkpointer(work / "checkpoints", {"head": learner, "counter": counter}),
+    )
+    order = torch.Generator().manual_seed(seed)
+    loader: DataLoader[Batch] = DataLoader(ConcatDataset(heard), batch_size=None, shuffle=True, generator=order)
+    brain.fit(counter, loader, DataLoader(ConcatDataset(valid), batch_size=None), progressbar=not quiet)
+    report = judge(learner.eval(), valid)
+    table = {
+        "name": name,
+        "version": "0.1.0",
+        "family": "whisper",
+        "kind": "windowed",
+        "licence": "CC-BY-NC-SA-4.0",
+        "labels": LABELS,
+        "temperature": report["temperature"],
+        "encoder": encoder,
+        "head": {key: value for key, value in head.items() if key != "dropout"},
+        "plans": PLANS,
+        "vad": VAD,
+        "decoder": DECODER,
+    }
+    publish(out, table, frozen, learner)
+    report["minutes"] = round((time.monotonic() - began) / 60, 1)
+    (work / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    return report
+
+
+def class_weights(seen: Pass) -> Tensor:
+    """Weight of each class `[C]`: the inverse of its frequency in a pass to the power 0.7, 1 for an average one."""
+    counts = torch.zeros(len(LABELS))
+    for number in range(len(seen)):
+        emotion, _, weight = seen.targets(number)
+        counts += torch.bincount(emotion[(emotion >= 0) & (weight > 0)], minlength=len(LABELS))
+    return (counts.sum() / len(LABELS) / counts.clamp(min=1)).clamp(max=100) ** 0.7
+
+
+@torch.inference_mode()
+def judge(head: FrameHead, valid: list[Pass]) -> dict[str, Any]:
+    """Figures of a head over the trained frames of passes: recalls, their mean, concordances and the temperature."""
+    found = [(head(b.features.float()), b) for seen in valid for b in map(seen.__getitem__, range(len(seen)))]
+    known = [(b.emotion >= 0) & (b.weight > 0) for _, b in found]
+    logits = torch.cat([answer[0][keep] for (answer, _), keep in zip(found, known, strict=True)])
+    emotion = torch.cat([b.emotion[keep] for (_, b), keep in zip(found, known, strict=True)])
+    weight = torch.cat([b.weight[keep] for (_, b), keep in zip(found, known, strict=True)])
+    affect = torch.cat([answer[1].reshape(-1, 2) for answer, _ in found])
+    target = torch.cat([b.affect.reshape(-1, 2) for _, b in found])
+    weights = torch.cat([b.weight.reshape(-1) for _, b in found])
+    recall = recalls(logits, emotion)
+    return {
+        "recall": {label: round(float(r), 4) for label, r in zip(LABELS, recall, strict=True)},
+        "uar": round(float(recall.nanmean()), 4),
+        "concordance": {
+            track: round(float(concordance(affect[:, n], target[:, n], weights)), 4)
+            for n, track in enumerate(("arousal", "valence"))
+        },
+        "temperature": fit_temperature(logits, emotion, weight),
+    }
+
+
+def _pass(
+    encoder: WhisperEncoder, recipe: Recipe, folder: Path, batches: int, seed: int, workers: int, quiet: bool
+) -> Pass:
+    with Progress(disable=quiet) as progress:
+        bar = progress.add_task(f"encoding {folder.name}", total=batches)
+        for done in encode(encoder, recipe, folder, batches, seed, workers=workers):
+            progress.update(bar, completed=done)
+    return Pass(folder, batches)
