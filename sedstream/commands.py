@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,7 +88,9 @@ def listen(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """The server, until SIGINT or SIGTERM."""
+    import asyncio
     import logging
+    import signal
 
     from .serving.server import Server
     from .zoo import load
@@ -114,6 +114,8 @@ def serve(options: argparse.Namespace) -> int:
 
 def stream(options: argparse.Namespace) -> int:
     """One recording through a server, paced like a call or as fast as it goes."""
+    import asyncio
+
     from .audio.files import open_recording
     from .serving.client import stream_recording
 

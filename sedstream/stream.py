@@ -80,6 +80,7 @@ class Stream:
         self._segments = 0
         self._speech_frames = 0
         self._lost = 0
+        self._revisions: dict[int, int] = {}  # last revision sent of each segment that is not final
         self._in_block = False
         self._begin(0)
 
@@ -97,7 +98,7 @@ class Stream:
         self._scores = np.empty((0, len(self.labels)), np.float32)  # model answers of frames from _fed on
         self._affect = np.empty((0, 2), np.float32)
         self._speaking = False
-        self._shown: list[tuple[int, Segment]] = []  # (revision, segment) of the provisional updates sent
+        self._shown: list[Segment] = []  # the provisional segments as last sent
         self._mood = np.zeros(3)  # arousal, valence, frames of speech in the current cadence
 
     @property
@@ -280,26 +281,25 @@ class Stream:
 
     def _emit(self, segments: list[Segment]) -> None:
         for segment in segments:
-            revision = self._shown.pop(0)[0] + 1 if self._shown else 0
-            self._events.append(Final(self._segments, revision, segment, self._at))
+            del self._shown[:1]
+            self._events.append(Final(self._segments, self._revise(self._segments), segment, self._at))
+            del self._revisions[self._segments]
             self._segments += 1
 
     def _update(self) -> None:
         segments = self._assembler.provisional(self._decoder.tentative())
-        same = True
-        shown: list[tuple[int, Segment]] = []
+        same = True  # so far: an update replaces everything from its start on, so all that follow are sent again
         for place, segment in enumerate(segments):
-            revision = -1
-            if place < len(self._shown):
-                revision, old = self._shown[place]
-                same = same and (old.start, old.end, old.label) == (segment.start, segment.end, segment.label)
-            else:
-                same = False
+            old = self._shown[place] if place < len(self._shown) else None
+            same = same and old is not None and _extent(old) == _extent(segment)
             if not same:
-                revision += 1
-                self._events.append(Update(self._segments + place, revision, segment, self._at))
-            shown.append((revision, segment))
-        self._shown = shown
+                number = self._segments + place
+                self._events.append(Update(number, self._revise(number), segment, self._at))
+        self._shown = segments
+
+    def _revise(self, number: int) -> int:
+        self._revisions[number] = self._revisions.get(number, -1) + 1
+        return self._revisions[number]
 
     def _end_span(self) -> None:
         """The last frame before a flush or the close is final."""
@@ -324,3 +324,7 @@ class Stream:
         """A close right at the start of a span has no block left to wait for."""
         if self._closed and not self.done and not self._in_block and self._limits[0] <= self._origin:
             self._finish()
+
+
+def _extent(segment: Segment) -> tuple[int, int, str]:
+    return segment.start, segment.end, segment.label

@@ -6,7 +6,7 @@ Output sample *j* lies at input time p = j·M/L with L/M = 16000/rate in lowest 
 
 where row ``phase`` of h samples a Kaiser-windowed sinc whose cut-off lies just under half the lower of both rates
 (Smith, "Digital Audio Resampling"). Each output is one sum in a fixed order over the same 2w inputs, so packets cannot
-change a bit of it. The look-ahead is w input samples: 2 ms at 8 kHz, 0.9 ms at 48 kHz.
+change a bit of it. The look-ahead is w input samples: 3 ms at 8 kHz, 1.5 ms at 16 kHz and above.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..grid import RATE
 from .pcm import Samples
 
 MIN_RATE, MAX_RATE = 8_000, 192_000
-ZEROS = 16
+ZEROS = 24
 """Zero crossings of the sinc on each side."""
 ROLLOFF = 0.945
 BETA = 9.0

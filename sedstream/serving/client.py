@@ -54,7 +54,7 @@ class Client:
 
     async def __aenter__(self) -> Client:
         try:
-            self._socket = await connect(self._url, compression=None, proxy=None)
+            self._socket = await connect(self._url, compression=None, proxy=None, ping_timeout=None)
         except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as error:
             raise Unavailable(f"Bad server {self._url!r}, expected one that listens: {error}") from error
         try:

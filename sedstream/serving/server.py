@@ -221,6 +221,8 @@ class Server:
                 compression=None,  # audio does not compress, and a compressor per connection costs memory
                 max_size=MAX_BINARY,
                 max_queue=8,
+                # Pings keep middle boxes awake, but an answer may wait behind minutes of audio that back-pressure holds.
+                ping_timeout=None,
                 close_timeout=2,
                 server_header=None,
             )

@@ -1,0 +1,50 @@
+"""Shared by the tests: the default model, the demonstration recordings, the data folder where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from sedstream.manifest import Manifest, find
+from sedstream.zoo import Model, load
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "sedstream" / "demo"
+DATA = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    for item in items:
+        if "data" in item.keywords and not DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason="needs the recordings in ../shared/data"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def manifest() -> Manifest:
+    return find("sedstream-base")
+
+
+@pytest.fixture(scope="session")
+def model(manifest: Manifest) -> Iterator[Model]:
+    yield load(manifest)
+
+
+@pytest.fixture(scope="session")
+def clip() -> Path:
+    """A real recording: 16.6 s of read speech, 16 kHz mono."""
+    return DEMO / "austen-1.flac"
+
+
+@pytest.fixture(scope="session")
+def speech(clip: Path) -> NDArray[np.float32]:
+    samples: NDArray[np.float32] = soundfile.read(clip, dtype="float32")[0]
+    return samples

@@ -1,0 +1,250 @@
+"""The core's promises: live = offline to the bit, segments tile, nothing is lost silently, silence is not neutral."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sedstream.errors import BadInput, BadModel
+from sedstream.events import Arousal, End, Event, Final, Flushed, Gap, SpeechEnd, SpeechStart, Update
+from sedstream.grid import HOP, frames_of
+from sedstream.stream import CADENCE, Stream
+from sedstream.tick import tick
+from sedstream.zoo import Model
+
+Array = NDArray[np.float32]
+LENGTHS = [0, 1, 319, 320, 321, 5119, 5120, 5121, 9919, 9920, 9921, 30_000, 48_123]
+
+
+def cut(samples: Array, packets: list[int]) -> list[Array]:
+    bounds = np.minimum(np.cumsum([0, *packets]), len(samples))
+    return [samples[a:b] for a, b in zip(bounds, [*bounds[1:], len(samples)], strict=True)]
+
+
+def run(model: Model, sessions: list[list[Array]], order: list[int] | None = None, plan: str = "live") -> list[list[Event]]:
+    """Feed sessions packet by packet in a given interleaving, ticking over all of them after each packet."""
+    streams = [Stream(model.manifest, plan) for _ in sessions]
+    queues = [list(packets) for packets in sessions]
+    events: list[list[Event]] = [[] for _ in sessions]
+    turns = list(order or [])
+    while not all(stream.done for stream in streams):
+        number = turns.pop(0) % len(streams) if turns else next(n for n, s in enumerate(streams) if not s.done)
+        if queues[number]:
+            streams[number].write(queues[number].pop(0))
+        else:
+            streams[number].close()
+        while tick(model, streams):
+            pass
+        for stream, seen in zip(streams, events, strict=True):
+            seen.extend(stream.events())
+    return events
+
+
+def check_tiling(events: list[Event], samples: int) -> None:
+    """Finals fill the spans of speech exactly; spans of speech and silence cover the timeline; ids have no holes."""
+    frames = frames_of(samples)
+    spans = []
+    for event in events:
+        if isinstance(event, SpeechStart):
+            spans.append([event.frame, -1])
+        elif isinstance(event, SpeechEnd):
+            assert spans
+            assert spans[-1][1] == -1
+            spans[-1][1] = event.frame
+    assert all(0 <= start < end <= frames for start, end in spans)
+    assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
+    finals = [event for event in events if isinstance(event, Final)]
+    assert [final.number for final in finals] == list(range(len(finals)))
+    pieces = [(final.segment.start, final.segment.end) for final in finals]
+    for start, end in spans:
+        inside = [piece for piece in pieces if start <= piece[0] < end]
+        assert inside[0][0] == start
+        assert inside[-1][1] == end
+        assert all(a[1] == b[0] for a, b in zip(inside, inside[1:], strict=False))
+        pieces = [piece for piece in pieces if piece not in inside]
+    assert not pieces, "no emotion in silence"
+    last = events[-1]
+    assert isinstance(last, End)
+    assert last == End(frames, sum(end - start for start, end in spans), len(finals), last.lost, samples)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_live_is_offline(data: Any, model: Model, speech: Array) -> None:
+    """Any packets, any co-batching of sessions: identical events, all of them, to the bit."""
+    count = data.draw(st.integers(1, 3))
+    sessions, whole = [], []
+    for _ in range(count):
+        length = data.draw(st.one_of(st.sampled_from(LENGTHS), st.integers(0, 40_000)))
+        start = data.draw(st.integers(0, len(speech) - 50_000))
+        samples = speech[start : start + length]
+        packets = data.draw(st.lists(st.one_of(st.sampled_from([0, 1, 160, 320, 1600]), st.integers(0, 9000)), max_size=12))
+        sessions.append(cut(samples, packets))
+        whole.append(samples)
+    order = data.draw(st.lists(st.integers(0, 2), max_size=30))
+    together = run(model, sessions, order)
+    for samples, events in zip(whole, together, strict=True):
+        assert run(model, [[samples]])[0] == events
+        check_tiling(events, len(samples))
+
+
+@pytest.mark.parametrize("plan", ["live", "batch"])
+def test_a_whole_recording_tiles(plan: str, model: Model, speech: Array) -> None:
+    events = run(model, [[speech]], plan=plan)[0]
+    check_tiling(events, len(speech))
+    finals = [event.segment for event in events if isinstance(event, Final)]
+    assert finals
+    for segment in finals:
+        assert segment.label == model.manifest.labels[int(np.argmax(segment.probs))] or segment.confidence > 0
+        assert sum(segment.probs) == pytest.approx(1, abs=1e-5)
+        assert 0 <= segment.entropy <= np.log(len(segment.probs)) + 1e-6
+        assert 0 < segment.arousal_mean <= segment.arousal_peak < 1
+        assert 0 < segment.valence_mean < 1
+
+
+def test_provisional_segments_become_the_final_ones(model: Model, speech: Array) -> None:
+    events = run(model, [cut(speech, [1600] * 200)])[0]
+    shown: dict[int, Update] = {}
+    revisions: dict[int, int] = {}
+    for event in events:
+        if isinstance(event, Update):
+            assert event.revision == revisions.get(event.number, -1) + 1
+            revisions[event.number] = event.revision
+            shown = {n: u for n, u in shown.items() if u.segment.start < event.segment.start} | {event.number: event}
+            starts = [update.segment.start for update in shown.values()]
+            assert starts == sorted(starts)
+        elif isinstance(event, Final):
+            assert event.revision == revisions.pop(event.number, -1) + 1
+            shown.pop(event.number, None)
+    assert any(isinstance(event, Update) for event in events)
+
+
+def test_arousal_has_a_fixed_cadence(model: Model, speech: Array) -> None:
+    quiet = np.zeros(32_000, np.float32)
+    samples = np.concatenate([quiet, speech[:50_001], quiet])
+    events = run(model, [[samples]])[0]
+    points = [event for event in events if isinstance(event, Arousal)]
+    frames = frames_of(len(samples))
+    assert [(p.start, p.end) for p in points] == [(f, min(f + CADENCE, frames)) for f in range(0, frames, CADENCE)]
+    assert points[0].arousal is None
+    assert points[0].valence is None
+    assert any(p.arousal is not None for p in points)
+
+
+def test_silence_is_not_neutral(model: Model) -> None:
+    quiet = np.zeros(16_000 * 5, np.float32)
+    events = run(model, [[quiet]])[0]
+    assert not [event for event in events if isinstance(event, (SpeechStart, Update, Final))]
+    check_tiling(events, len(quiet))
+
+
+def test_lost_audio_is_told_and_shifts_nothing(model: Model, speech: Array) -> None:
+    samples = speech[:64_000].copy()
+    samples[20_000:24_500] = 0
+    complete = run(model, [[samples]])[0]
+    stream = Stream(model.manifest)
+    stream.write(samples[:20_000])
+    stream.write(np.zeros(4_500, np.float32), lost=True)
+    stream.write(samples[24_500:])
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    events = stream.events()
+    assert [event for event in events if isinstance(event, Gap)] == [Gap(20_000, 4_500, 24_500)]
+    end = events[-1]
+    assert isinstance(end, End)
+    assert end.lost == 4_500
+    assert [e for e in events if not isinstance(e, (Gap, End))] == complete[:-1]
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_flush_is_the_same_as_cutting_the_recording_there(data: Any, model: Model, speech: Array) -> None:
+    """Whenever the flush arrives relative to the ticks, the pieces answer as recordings of their own."""
+    point = data.draw(st.sampled_from([0, 100, 320, 12_345, 20_000, 9_920, 15_361]))
+    total = data.draw(st.sampled_from([20_000, 40_000]))
+    samples = speech[30_000 : 30_000 + total]
+    stream = Stream(model.manifest)
+    events: list[Event] = []
+    for packet in cut(samples[:point], data.draw(st.lists(st.integers(0, 5000), max_size=5))):
+        stream.write(packet)
+        if data.draw(st.booleans()):
+            tick(model, [stream])
+    stream.flush()
+    for packet in cut(samples[point:], data.draw(st.lists(st.integers(0, 5000), max_size=5))):
+        stream.write(packet)
+        if data.draw(st.booleans()):
+            tick(model, [stream])
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    events += stream.events()
+    whole_frames = point // HOP
+    pieces = [samples[: whole_frames * HOP], samples[whole_frames * HOP :]]
+    expected = []
+    for piece, origin in zip(pieces, (0, whole_frames), strict=True):
+        for event in run(model, [[piece]])[0]:
+            if isinstance(event, Final):
+                expected.append((event.segment.start + origin, event.segment.end + origin, event.segment.probs))
+    found = [(e.segment.start, e.segment.end, e.segment.probs) for e in events if isinstance(e, Final)]
+    assert found == expected
+    assert [e.number for e in events if isinstance(e, Final)] == list(range(len(found)))
+    assert [e.frame for e in events if isinstance(e, Flushed)] == ([whole_frames] if whole_frames else [])
+    assert isinstance(events[-1], End)
+    assert events[-1].frames == frames_of(total)
+
+
+def test_memory_is_bounded(model: Model, speech: Array) -> None:
+    stream = Stream(model.manifest)
+    sizes = []
+    for _ in range(8):
+        for packet in cut(speech[:64_000], [1600] * 40):
+            stream.write(packet)
+            while tick(model, [stream]):
+                pass
+            stream.events()
+        sizes.append(sum(a.nbytes for a in (stream._buffer, stream._scores, stream._affect, stream._flags)))
+    assert max(sizes[1:]) <= 2 * stream.plan.window * HOP * 4
+
+
+def test_labels_restrict_and_renormalise(model: Model, speech: Array) -> None:
+    chosen = ["angry", "neutral"]
+    stream = Stream(model.manifest, labels=chosen)
+    assert stream.labels == ("neutral", "angry")
+    stream.write(speech[:60_000])
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    finals = [event.segment for event in stream.events() if isinstance(event, Final)]
+    assert finals
+    assert all(sum(segment.probs) == pytest.approx(1, abs=1e-5) for segment in finals)
+    assert all(len(segment.probs) == 2 for segment in finals)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        (np.array([0, np.nan], np.float32), "expected finite"),
+        (np.array([np.inf], np.float32), "expected finite"),
+        (np.zeros((4, 2), np.float32), r"shape \(4, 2\), expected one channel"),
+    ],
+)
+def test_bad_samples(samples: Array, says: str, model: Model) -> None:
+    with pytest.raises(BadInput, match=says):
+        Stream(model.manifest).write(samples)
+
+
+def test_bad_arguments(model: Model) -> None:
+    with pytest.raises(BadInput, match="Bad label 'cross', expected some of neutral"):
+        Stream(model.manifest, labels=["neutral", "cross"])
+    with pytest.raises(BadInput, match="expected two or more"):
+        Stream(model.manifest, labels=["neutral"])
+    with pytest.raises(BadModel, match="Bad plan 'slow', expected one of live, batch"):
+        Stream(model.manifest, "slow")
+    stream = Stream(model.manifest)
+    stream.close()
+    with pytest.raises(BadInput, match="after close"):
+        stream.write(np.zeros(1, np.float32))

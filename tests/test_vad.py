@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sedstream.errors import BadModel
+from sedstream.grid import frames_of
+from sedstream.speech.settings import VadSettings
+from sedstream.speech.silero import CHUNK, CONTEXT, Silero, new_state
+from sedstream.speech.vad import Segmenter, chunk_of_frame, chunks_for
+
+probabilities = st.lists(st.sampled_from([0.0, 0.2, 0.34, 0.36, 0.49, 0.5, 0.9, 1.0]), max_size=80)
+limits = st.builds(VadSettings, min_speech=st.integers(1, 15), min_silence=st.integers(1, 25))
+
+
+def decide(values: list[float], limits: VadSettings, cuts: list[int]) -> tuple[list[bool], int]:
+    """Flags of all frames that the chunks cover, heard in pieces."""
+    frames = next(f for f in range(len(values) * 2 + 1) if chunk_of_frame(f) >= len(values))
+    segmenter = Segmenter(limits)
+    flags: list[bool] = []
+    bounds = sorted({min(c, len(values)) for c in cuts} | {0})
+    for first, end in zip(bounds, bounds[1:], strict=False):
+        flags += segmenter.hear(np.array(values[first:end], np.float32)).tolist()
+        assert len(flags) == segmenter.decided
+    flags += segmenter.hear(np.array(values[bounds[-1] :], np.float32), frames).tolist()
+    return flags, frames
+
+
+@given(probabilities, limits, st.lists(st.integers(0, 80), max_size=6))
+def test_cuts_change_nothing_and_every_frame_is_decided(
+    values: list[float], limits: VadSettings, cuts: list[int]
+) -> None:
+    flags, frames = decide(values, limits, cuts)
+    assert len(flags) == frames
+    assert flags == decide(values, limits, [])[0]
+
+
+@given(probabilities, limits)
+def test_durations_and_thresholds_hold(values: list[float], limits: VadSettings) -> None:
+    flags, frames = decide(values, limits, [])
+    edges = [0, *(np.flatnonzero(np.diff(np.array(flags, int))) + 1).tolist(), frames]
+    frame_probabilities = [values[chunk_of_frame(f)] for f in range(frames)]
+    for first, end in zip(edges, edges[1:], strict=False):
+        if first == end:
+            continue
+        inside = end < frames  # the last run may be cut by the end
+        if flags[first]:
+            assert end - first >= limits.min_speech or not inside
+            assert frame_probabilities[first] >= limits.threshold
+            if inside:
+                assert frame_probabilities[end] < limits.release
+        elif first > 0 and inside:
+            assert end - first >= limits.min_silence
+
+
+def test_a_frame_belongs_to_the_chunk_of_its_middle() -> None:
+    assert [chunk_of_frame(f) for f in range(8)] == [0, 0, 1, 2, 2, 3, 4, 4]
+    assert [chunks_for(f) for f in (0, 1, 2, 3, 8, 9)] == [0, 1, 1, 2, 5, 6]
+
+
+def chunks_of(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    padded = np.concatenate([np.zeros(CONTEXT, np.float32), samples])
+    count = len(samples) // CHUNK
+    return np.stack([padded[n * CHUNK : (n + 1) * CHUNK + CONTEXT] for n in range(count)])
+
+
+def test_batch_and_sequence_give_the_same_bits(speech: NDArray[np.float32]) -> None:
+    """Alone in one call, alone in pieces, and beside other sessions at other places: the same probabilities and state."""
+    silero = Silero()
+    chunks = chunks_of(speech)[:120]
+    (whole, state), = silero([chunks], [new_state()])
+    pieces, cut = [], new_state()
+    for first in range(0, 120, 10):
+        (part, cut), = silero([chunks[first : first + 10]], [cut])
+        pieces.append(part)
+    assert np.array_equal(np.concatenate(pieces), whole)
+    assert np.array_equal(cut, state)
+    others = [chunks[5:70], chunks, chunks[:0], chunks[100:]]
+    beside = silero(others, [new_state() for _ in others])
+    assert np.array_equal(beside[1][0], whole)
+    assert np.array_equal(beside[1][1], state)
+    assert len(beside[2][0]) == 0
+    assert not beside[2][1].any()
+
+
+def test_it_hears_speech_and_not_silence(speech: NDArray[np.float32]) -> None:
+    quiet = np.zeros(4 * 16000, np.float32)
+    samples = np.concatenate([quiet, speech[: 6 * 16000], quiet])
+    (heard, _), = Silero()([chunks_of(samples)], [new_state()])
+    flags = Segmenter(VadSettings()).hear(heard, frames_of(len(samples)) - 1)
+    seconds = np.flatnonzero(flags) * 0.02
+    assert 4.0 <= seconds.min() <= 4.6
+    assert 9.5 <= seconds.max() <= 10.5
+
+
+@pytest.mark.parametrize("wrong", [{"threshold": 0.2}, {"release": 0.0}, {"min_speech": 0}, {"min_silence": 0}])
+def test_bad_settings(wrong: dict[str, float]) -> None:
+    with pytest.raises(BadModel, match="Bad VAD"):
+        VadSettings(**wrong)  # type: ignore[arg-type]
