@@ -16,7 +16,7 @@ from .audio.resample import Resampler
 from .audio.ring import Ring
 from .errors import BadInput, SedstreamError, Unavailable
 from .events import Event
-from .grid import RATE
+from .grid import HOP, RATE
 from .offline import mix
 from .stream import Stream
 from .tick import tick
@@ -25,6 +25,8 @@ from .zoo import Model
 Array = NDArray[np.float32]
 POLL = 0.02
 """Seconds between looks at a capture ring, whose callback must not wake anybody."""
+BACKLOG = 10 * RATE
+"""Samples that may wait in a stream, beyond those of a block, before its capture ring is left to fill up."""
 
 log = logging.getLogger(__name__)
 
@@ -113,29 +115,39 @@ class Session:
 
     def _absorb(self) -> None:
         """Engine thread: hand what arrived to the streams."""
-        if self.ring is not None:
-            for part in self.ring.read():
-                if isinstance(part, int):
-                    self.lose(part)
-                else:
-                    self.write(part)
+        self._empty_ring()
         while self._inbox:
             match self._inbox.popleft():
                 case _Audio(samples):
-                    for column, (stream, resampler) in enumerate(zip(self.streams, self._resamplers, strict=True)):
-                        one = samples[:, column].copy() if len(self.streams) > 1 else mix(samples)
-                        stream.write(resampler.push(one))
+                    self._hear(samples)
                 case _Lost(samples=lost):
-                    # Through the resampler as well, so that rounding never shifts the timeline.
-                    for stream, resampler in zip(self.streams, self._resamplers, strict=True):
-                        stream.write(resampler.push(np.zeros(lost, np.float32)), lost=True)
+                    self._hear(np.zeros((lost, 1), np.float32), lost=True)
                 case _Flush():
+                    self._empty_ring(ending=True)
                     for stream in self.streams:
                         stream.flush()
                 case _Close():
+                    self._empty_ring(ending=True)
                     for stream, resampler in zip(self.streams, self._resamplers, strict=True):
                         stream.write(resampler.flush())
                         stream.close()
+
+    def _empty_ring(self, ending: bool = False) -> None:
+        """Hear what the ring holds. A model that cannot keep up leaves it there: it is bounded and counts drops."""
+        late = any(stream.waiting > stream.plan.window * HOP + BACKLOG for stream in self.streams)
+        if self.ring is None or (late and not ending):
+            return
+        for part in self.ring.read():
+            lost = isinstance(part, int)
+            samples = np.zeros(part, np.float32) if isinstance(part, int) else part
+            self._taken += len(samples)
+            self._hear(samples[:, None], lost=lost)
+
+    def _hear(self, samples: Array, *, lost: bool = False) -> None:
+        """Samples ``[n, channels]`` f32; lost ones are resampled too, so that rounding never shifts the timeline."""
+        for column, (stream, resampler) in enumerate(zip(self.streams, self._resamplers, strict=True)):
+            one = samples[:, column].copy() if len(self.streams) > 1 and not lost else mix(samples)
+            stream.write(resampler.push(one), lost=lost)
 
     def _settle(self) -> None:
         """Engine thread: how much of what was taken is answered."""

@@ -55,7 +55,9 @@ class Ring:
         while self._losses and self._losses[0][0] <= end:
             position, lost = self._losses.popleft()
             self._take(position, parts)
-            parts.append(lost)
+            # A hole is told once, however many writes found the ring full.
+            last = parts.pop() if parts and isinstance(parts[-1], int) else 0
+            parts.append(last + lost)
         self._take(end, parts)
         return parts
 
