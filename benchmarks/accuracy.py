@@ -2,11 +2,12 @@
 
     python -m benchmarks.accuracy --data ../shared/data --split test
 
-Utterances cut to speech are joined in the four patterns of SpeechBrain's recipe (neutral+emotion, emotion+neutral,
-neutral+emotion+neutral, emotion+emotion; one emotional span a file), and, apart, in pairs of two different emotions. They
-go through `sedstream.diarize` like any recording. EDER = (false alarm + missed emotion + confusion) / total time, collar 0
-(one label at a time: overlap is 0). As in SpeechBrain's code all that is not an emotion is neutral: silence that sedstream
-finds inside an utterance counts as neutral too, so inside an emotion it is missed emotion.
+Utterances cut to speech are joined in the four patterns of SpeechBrain's recipe (neutral+emotion,
+emotion+neutral, neutral+emotion+neutral, emotion+emotion; one emotional span a file), and, apart, in pairs of two
+different emotions. They go through `sedstream.diarize` like any recording. EDER = (false alarm + missed emotion +
+confusion) / total time, collar 0 (one label at a time: overlap is 0). As in SpeechBrain's code all that is not an
+emotion is neutral: silence that sedstream finds inside an utterance counts as neutral too, so inside an emotion it
+is missed emotion.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from speechbrain.utils.EDER import EDER as speechbrain_eder
+from speechbrain.utils import EDER
 
 from sedstream import diarize
 from sedstream.grid import HOP, RATE, Plan, frames_of
@@ -91,12 +92,12 @@ def cases(data: Path, corpus: str, split: str, repeats: int, seed: int) -> Itera
         for pattern in (*PATTERNS, TWO):
             for emotion in emotions:
                 others = [label for label in emotions if label != emotion]
-                steps = {"neutral": "neutral", "emotion": emotion, "another": others[0] if others else emotion}
+                steps = {"neutral": "neutral", "emotion": emotion, "another": ""}
                 for _ in range(repeats):
                     if others:
                         steps["another"] = others[rng.integers(len(others))]
                     names = [steps[step] for step in pattern.split("+")]
-                    if not all(said[name] for name in names):
+                    if not all(name and said[name] for name in names):
                         continue
                     parts = [read_speech(said[name][rng.integers(len(said[name]))])[0] for name in names]
                     truth = np.repeat([LABELS.index(name) for name in names], [len(part) for part in parts])
@@ -146,27 +147,65 @@ def speechbrain(case: Case, answer: Ints) -> float:
         "end": (emotional[-1] + 1) / RATE,
     }
     letters = [LABELS[label][0] for label in answer]
-    return float(speechbrain_eder(letters, "", len(case.truth) / RATE, [span], HOP / RATE, HOP / RATE))
+    return float(EDER.EDER(letters, "", len(case.truth) / RATE, [span], HOP / RATE, HOP / RATE))
 
 
-def measure(model: Model, found: Sequence[Case], plan: str) -> tuple[dict[str, Score], float]:
-    """Scores by name (ours, argmax, all neutral), and the mean of SpeechBrain's EDER over ours where it can be asked."""
-    result = {name: Score() for name in ("sedstream", "plain argmax", "all neutral")}
-    theirs = []
-    for case in found:
-        size = len(case.samples)
+@dataclass(frozen=True)
+class Outcome:
+    """What was answered to one case: classes per frame `[T]` and number of segments by name; SpeechBrain's figure."""
+
+    case: Case
+    answers: dict[str, tuple[Ints, int]]
+    theirs: float
+
+    @classmethod
+    def of(cls, model: Model, case: Case, plan: str) -> "Outcome":
+        """Run sedstream on a case, and the two simple answers beside it."""
+        frames = frames_of(len(case.samples))
         segments = diarize(case.samples, rate=RATE, model=model, plan=plan, labels=LABELS).segments
-        answer = np.zeros(frames_of(size), np.int64)
+        ours = np.zeros(frames, np.int64)
         for segment in segments:
-            answer[segment.start : segment.end] = LABELS.index(segment.label)
-        result["sedstream"].add(case.truth, per_sample(answer, size), len(segments))
-        frames = scores(model, case.samples, model.manifest.plan(plan)).argmax(-1)
-        frames[~flags(model, case.samples)] = NEUTRAL
-        result["plain argmax"].add(case.truth, per_sample(frames, size), runs(frames))
-        result["all neutral"].add(case.truth, np.zeros_like(case.truth), 1)
-        if case.pattern != TWO:
-            theirs.append(speechbrain(case, answer))
-    return result, float(np.mean(theirs)) if theirs else float("nan")
+            ours[segment.start : segment.end] = LABELS.index(segment.label)
+        plain = scores(model, case.samples, model.manifest.plan(plan)).argmax(-1)
+        plain[~flags(model, case.samples)] = NEUTRAL
+        answers = {
+            "sedstream": (ours, len(segments)),
+            "plain argmax": (plain, runs(plain)),
+            "all neutral": (np.zeros(frames, np.int64), 1),
+        }
+        return cls(case, answers, float("nan") if case.pattern == TWO else speechbrain(case, ours))
+
+
+def summarise(outcomes: Sequence[Outcome]) -> dict[str, Score]:
+    """Scores of several cases by the name of the answer."""
+    result: dict[str, Score] = defaultdict(Score)
+    for outcome in outcomes:
+        truth = outcome.case.truth
+        for name, (labels, segments) in outcome.answers.items():
+            result[name].add(truth, per_sample(labels, len(truth)), segments)
+    return result
+
+
+def report(title: str, outcomes: Sequence[Outcome]) -> Table:
+    """The four patterns, the pairs of two emotions, and each speaker."""
+    four = [outcome for outcome in outcomes if outcome.case.pattern != TWO]
+    groups = [("four patterns", four), ("two emotions", [o for o in outcomes if o.case.pattern == TWO])]
+    speakers = sorted({outcome.case.speaker for outcome in outcomes})
+    groups += [(name, [o for o in four if o.case.speaker == name]) for name in speakers]
+    table = Table(title=title, title_justify="left")
+    columns = ("files", "answer", "EDER %", "false alarm", "missed", "confusion", "segments", "reference")
+    for column in (*columns, "SpeechBrain's EDER %"):
+        table.add_column(column, justify="left" if column in columns[:2] else "right", no_wrap=True)
+    for group, some in groups:
+        for name, score in summarise(some).items():
+            if group in speakers and name != "sedstream":
+                continue
+            errors = (score.false_alarm, score.missed, score.confusion)
+            figures = [f"{100 * part:.1f}" for part in (score.eder, *(error / score.total for error in errors))]
+            theirs = float(np.mean([outcome.theirs for outcome in some]))
+            mean = f"{100 * theirs:.1f}" if name == "sedstream" and theirs == theirs else ""
+            table.add_row(group, name, *figures, str(score.segments), str(score.expected), mean)
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,28 +220,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     model = load(options.model)
-    console = Console()
+    console = Console(width=130)
     for corpus in options.corpora.split(","):
-        everything = list(cases(options.data, corpus, options.split, options.repeats, options.seed))
-        four = [case for case in everything if case.pattern != TWO]
-        two = [case for case in everything if case.pattern == TWO]
-        speakers = sorted({case.speaker for case in everything})
-        groups = [("four patterns", four), ("two emotions", two)]
-        groups += [(name, [case for case in four if case.speaker == name]) for name in speakers]
-        table = Table(title=f"{corpus} {options.split}, plan {options.plan}", title_justify="left")
-        names = ("files", "answer", "EDER %", "false alarm", "missed", "confusion", "segments", "reference")
-        for name in (*names, "SpeechBrain's EDER %"):
-            table.add_column(name, justify="left" if name in names[:2] else "right", no_wrap=True)
-        for title, group in groups:
-            result, theirs = measure(model, group, options.plan)
-            for name, score in result.items():
-                if title in speakers and name != "sedstream":
-                    continue
-                parts = (score.eder, *(part / score.total for part in (score.false_alarm, score.missed, score.confusion)))
-                figures = [f"{100 * part:.1f}" for part in parts]
-                mean = f"{100 * theirs:.1f}" if name == "sedstream" and theirs == theirs else ""
-                table.add_row(title, name, *figures, str(score.segments), str(score.expected), mean)
-        console.print(table)
+        found = cases(options.data, corpus, options.split, options.repeats, options.seed)
+        outcomes = [Outcome.of(model, case, options.plan) for case in found]
+        console.print(report(f"{corpus} {options.split}, plan {options.plan}", outcomes))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def load(data: Path, store: Path, *, workers: int = 2, corpora: Sequence[str] | 
     Args:
         data: folder with index.csv, whose paths are relative to it.
         store: folder for the decoded speech, about 2 GB for 15 hours.
-        workers: processes that decode.
+        workers: processes that decode; 0: this one.
         corpora: names to read instead of all.
 
     Raises:
@@ -164,6 +165,8 @@ def load(data: Path, store: Path, *, workers: int = 2, corpora: Sequence[str] | 
     rows = [row for row in read_index(data) if corpora is None or row["corpus"] in corpora]
     speech = [row for row in rows if _usable(row)]
     noise = [row for row in rows if row["corpus"] in NOISE]
+    if not speech:
+        raise BadInput(f"Bad data folder '{data}', expected labelled speech in its index.csv")
     paths = [data / row["path"] for row in speech]
     digest = hashlib.sha256("\n".join(map(str, paths)).encode()).hexdigest()[:12]
     file = store / f"speech-{digest}.i16"
@@ -185,8 +188,8 @@ def _usable(row: dict[str, str]) -> bool:
 
 def _decode(paths: list[Path], file: Path, ends_file: Path, workers: int) -> None:
     ends, flags, end = [], [], 0
-    with file.open("wb") as out, ProcessPoolExecutor(workers) as pool:
-        for samples, speech in pool.map(read_speech, paths, chunksize=64):
+    with file.open("wb") as out, ProcessPoolExecutor(workers or 1, get_context("spawn")) as pool:
+        for samples, speech in pool.map(read_speech, paths, chunksize=64) if workers else map(read_speech, paths):
             out.write(samples.tobytes())
             end += len(samples)
             ends.append(end)

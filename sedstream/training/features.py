@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def encode(
 ) -> Iterator[int]:
     """Encode the batches of a pass that `folder` does not hold yet; yields how many are there, after each.
 
-    The same recipe and seed give the same batches, however many workers share them.
+    The same recipe and seed give the same batches, however many workers (processes; 0: this one) share them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [n for n in range(batches) if not (folder / f"{n:05}.features.npy").is_file()]
@@ -108,9 +109,16 @@ def encode(
     yield done
     if not missing:
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start, (encoder,)) as pool:
-        for _ in pool.map(_encode, [recipe] * len(missing), [folder] * len(missing), [seed] * len(missing), missing):
+    job = partial(_encode, recipe, folder, seed)
+    if workers:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start, (encoder,)) as pool:
+            for _ in pool.map(job, missing):
+                done += 1
+                yield done
+    else:
+        _encoder[:] = [encoder]
+        for number in missing:
+            job(number)
             done += 1
             yield done
 

@@ -21,6 +21,7 @@ from ..encoders.heads import FrameHead
 from ..encoders.whisper import WhisperEncoder
 from ..errors import BadInput
 from ..manifest import DEFAULT, find
+from .corpora import load
 from .features import BATCH, Batch, Pass, Recipe, encode
 from .objective import concordance, emotion_loss, fit_temperature, recalls
 from .publish import LABELS, pretrained, publish
@@ -30,7 +31,7 @@ ENCODER: Mapping[str, Any] = {
     "decades": 8.0, "level": 1.0,
 }  # fmt: skip
 HEAD: Mapping[str, Any] = {
-    "features": 1024, "outputs": 2, "width": 192, "kernel": 5, "dilations": [1, 2, 4, 8], "dropout": 0.3,
+    "features": 1024, "outputs": 2, "width": 192, "hidden": 128, "dropout": 0.25,
 }  # fmt: skip
 PLANS: Mapping[str, Mapping[str, int]] = {
     "live": {"left": 120, "step": 16, "right": 14},
@@ -104,6 +105,7 @@ def train(
     epochs: int = 8,
     passes: int = 3,
     hours: float = 10.0,
+    rate: float = 1e-3,
     seed: int = 0,
     checkpoint: Path | None = None,
     workers: int = 2,
@@ -120,9 +122,10 @@ def train(
         out: model folder to write; what training needs meanwhile (gigabytes) goes to `out/training`.
         epochs: times that the head sees every pass.
         passes, hours: differently augmented passes over the data, and the speech in each.
+        rate: highest learning rate.
         seed: of the windows, the augmentation and the head.
         checkpoint: safetensors of a Whisper encoder; None takes the encoder of the installed default model.
-        workers: processes that read, augment and encode.
+        workers: processes that read, augment and encode; 0: this one.
         name: of the model, in its manifest.
         corpora: names of the corpora to use; None: all.
         encoder, head: keyword arguments of `WhisperEncoder` and `FrameHead`.
@@ -141,6 +144,7 @@ def train(
     work = out / "training"
     frozen = pretrained(WhisperEncoder(**encoder), checkpoint or find(DEFAULT).weights)
     batches = max(1, round(hours * 3600 * 50 / BATCH))
+    load(data, work / "speech", workers=workers, corpora=corpora)
     recipe = Recipe(data, work / "speech", right=PLANS["live"]["right"], corpora=corpora)
     heard = [_pass(frozen, recipe, work / f"pass-{n}", batches, seed + n, workers, quiet) for n in range(passes)]
     valid = [
@@ -156,7 +160,7 @@ def train(
     brain = HeadBrain(
         learner,
         class_weights(heard[0]),
-        Schedule(steps=epochs * passes * batches),
+        Schedule(steps=epochs * passes * batches, rate=rate),
         run_opts={"device": "cpu", "precision": "bf16", "noprogressbar": quiet},
         checkpointer=Checkpointer(work / "checkpoints", {"head": learner, "counter": counter}),
     )
@@ -185,12 +189,13 @@ def train(
 
 
 def class_weights(seen: Pass) -> Tensor:
-    """Weight of each class `[C]`: the inverse of its frequency in a pass to the power 0.7, 1 for an average one."""
+    """Weight of each class `[C]`: its inverse frequency in a pass to the power 0.7; 0 if it does not occur."""
     counts = torch.zeros(len(LABELS))
     for number in range(len(seen)):
         emotion, _, weight = seen.targets(number)
         counts += torch.bincount(emotion[(emotion >= 0) & (weight > 0)], minlength=len(LABELS))
-    return (counts.sum() / len(LABELS) / counts.clamp(min=1)).clamp(max=100) ** 0.7
+    weights = (counts.sum() / len(LABELS) / counts.clamp(min=1)) ** 0.7
+    return torch.where(counts > 0, weights, 0.0)  # else label smoothing would call for what never comes
 
 
 @torch.inference_mode()

@@ -1,0 +1,283 @@
+"""The training, end to end on a made-up corpus, and each of its parts."""
+
+import csv
+import math
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+
+from sedstream.encoders.whisper import WhisperEncoder
+from sedstream.errors import BadInput
+from sedstream.grid import HOP, RATE, Plan
+from sedstream.manifest import read
+from sedstream.training import augment, corpora
+from sedstream.training.concatenations import PATTERNS, UNHEARD, Piece, Speakers, follow, pieces, window
+from sedstream.training.corpora import UNKNOWN, Utterance, load, read_audio, read_index, read_speech, targets
+from sedstream.training.objective import concordance, emotion_loss, fit_temperature, recalls
+from sedstream.training.publish import LABELS, toml
+from sedstream.training.recipe import train
+from sedstream.zoo import load as load_model
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ENCODER = {"mels": 80, "width": 32, "heads": 2, "layers": 2, "outputs": [1, 2], "positions": 700}
+HEAD = {"features": 64, "outputs": 2, "width": 16, "hidden": 16, "dropout": 0.1}
+
+
+def hum(pitch: float, seconds: float, seed: int) -> np.ndarray:
+    """Harmonics of a pitch in Hz, float32."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    sound = sum(np.sin(2 * np.pi * k * pitch * time) / k for k in range(1, 12)) * 0.1
+    return (sound + np.random.default_rng(seed).normal(size=len(time)) * 0.001).astype(np.float32)
+
+
+def utterance(emotion: int, frames: int, value: int = 1000, **change: object) -> Utterance:
+    """A constant as an utterance."""
+    known = {"corpus": "RAVDESS", "speaker": "RAVDESS/1", "split": "train"}
+    known |= {"arousal": 0.5, "valence": 0.5, "weight": 1.0}
+    samples = np.full(frames * HOP, value, np.int16)
+    return Utterance(samples, np.ones(frames, np.bool_), emotion=emotion, **{**known, **change})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three speakers, low for neutral and high for angry."""
+    folder = tmp_path_factory.mktemp("data")
+    with (folder / "index.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(corpora.COLUMNS)
+        for speaker, split in (("1", "train"), ("2", "train"), ("3", "valid")):
+            for emotion, pitch in (("neutral", 110.0), ("angry", 330.0)):
+                for n in range(3):
+                    name = f"{speaker}-{emotion}-{n}.wav"
+                    soundfile.write(folder / name, hum(pitch * (1 + 0.05 * n), 1.5 + 0.2 * n, n), RATE)
+                    rows.writerow([name, "RAVDESS", speaker, emotion, emotion, "normal", split])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "whisper.safetensors"
+    encoder = WhisperEncoder(**ENCODER)
+    encoder.embed_positions.weight.data *= 0.01  # a random table would drown the sound
+    save_file(encoder.state_dict(), path)
+    return path
+
+
+def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    settings = {"checkpoint": checkpoint, "encoder": ENCODER, "head": HEAD, "workers": 0, "quiet": True, "name": "tiny"}
+    settings["rate"] = 0.01
+    settings |= {"passes": 1, "hours": 0.05}
+    first = train(data, tmp_path / "model", epochs=1, **settings)
+    assert set(first["recall"]) == set(LABELS)
+    # Twenty epochs more, from the checkpoint on; the second training finds its features where the first left them.
+    features = sorted((tmp_path / "model" / "training" / "pass-0").glob("*.features.npy"))
+    made = [path.stat().st_mtime_ns for path in features]
+    report = train(data, tmp_path / "model", epochs=20, **settings)
+    assert [path.stat().st_mtime_ns for path in features] == made
+    assert report["uar"] > 0.7, report  # low or high is not hard, even through noise
+    model = load_model(tmp_path / "model")
+    assert model.manifest.temperature == report["temperature"]
+    plan = model.manifest.plan("live")
+    sound = np.concatenate([np.zeros(RATE), hum(110, 1, 9), hum(340, 1, 9)]).astype(np.float32)
+    scores, affect = model(sound[None, -plan.window * HOP :], plan)
+    assert scores.shape == (1, plan.step, 7)
+    assert LABELS[int(scores[0].mean(0).argmax())] == "angry"
+    assert affect.min() >= 0
+    assert affect.max() <= 1
+
+
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"passes": 0}, {"hours": 0}])
+def test_bad_numbers(data: Path, tmp_path: Path, change: dict[str, int]) -> None:
+    with pytest.raises(BadInput, match="expected 1 or more"):
+        train(data, tmp_path, **change)
+
+
+def test_bad_data(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected an index"):
+        train(tmp_path, tmp_path / "out", workers=0)
+    (tmp_path / "index.csv").write_text("path,corpus\n")
+    with pytest.raises(BadInput, match="expected the columns speaker, emotion"):
+        read_index(tmp_path)
+    (tmp_path / "noise.wav").write_text("no audio")
+    with pytest.raises(BadInput, match=r"noise\.wav', expected audio"):
+        read_audio(tmp_path / "noise.wav")
+    soundfile.write(tmp_path / "slow.wav", np.zeros(800), 8000)
+    with pytest.raises(BadInput, match="expected mono audio at 16000 Hz"):
+        read_audio(tmp_path / "slow.wav")
+    (tmp_path / "index.csv").write_text(",".join(corpora.COLUMNS) + "\n")
+    with pytest.raises(BadInput, match="expected labelled speech"):
+        load(tmp_path, tmp_path / "store", workers=0)
+
+
+def test_load(data: Path, tmp_path: Path) -> None:
+    found = load(data, tmp_path, workers=0)
+    assert [u.split for u in found.utterances].count("valid") == len(found.split("valid")) == 6
+    again = load(data, tmp_path, workers=0).utterances
+    for u, v in zip(found.utterances, again, strict=True):
+        np.testing.assert_array_equal(u.samples, v.samples)
+        assert len(u.speech) == -(-len(u.samples) // HOP)
+        assert u.speaker.startswith("RAVDESS/")
+
+
+def test_targets() -> None:
+    row = {"corpus": "RAVDESS", "emotion": "angry", "label_original": "angry", "intensity": "strong"}
+    strong, normal = targets(row), targets({**row, "intensity": "normal"})
+    assert strong[0] == normal[0] == LABELS.index("angry")
+    assert strong[1] > normal[1] > corpora.AFFECT["neutral"][0]
+    bored = targets({"corpus": "EmoDB", "emotion": "other", "label_original": "boredom", "intensity": ""})
+    assert bored == (UNKNOWN, *corpora.AFFECT["boredom"])
+    loud = targets({"corpus": "BAVED", "emotion": "", "label_original": "high_arousal", "intensity": "2"})
+    assert loud[:2] == (UNKNOWN, 0.85)
+    assert math.isnan(loud[2])
+    read_aloud = {"corpus": "LibriSpeech_Resemblyzer", "emotion": "", "label_original": "", "intensity": ""}
+    assert targets(read_aloud)[0] == LABELS.index("neutral")
+
+
+def test_window_labels() -> None:
+    parts = [Piece(utterance(0, 100), silence=10 * HOP), Piece(utterance(3, 100, 2000, weight=0.4), gain=0.5)]
+    starts, speeds = set(), set()
+    for seed in range(40):
+        samples, answer = window(parts, 120, 14, np.random.default_rng(seed))
+        assert samples.shape == (120 * HOP,)
+        middle = samples.reshape(120, HOP)[:, HOP // 2]
+        voiced = answer.emotion != UNKNOWN
+        # Speech is heard where it is labelled, silence where it is not (but for the resampling's edges).
+        inner = np.convolve(voiced, np.ones(5), "same") % 5 == 0
+        np.testing.assert_allclose(np.abs(middle[inner & voiced]), 1000 / 32768, atol=2e-3)
+        np.testing.assert_allclose(middle[inner & ~voiced], 0, atol=2e-3)
+        np.testing.assert_array_equal(answer.weight[answer.emotion == UNKNOWN], 0)
+        trained = answer.weight > 0
+        assert set(answer.weight[trained & (answer.emotion == 3)].tolist()) <= {np.float32(0.4).item()}
+        starts.add(not voiced[0])
+        speeds.add(int(np.argmax(answer.emotion == 3)))
+        if voiced[0]:
+            assert not trained[:UNHEARD].any()
+    assert starts == {True, False}
+    assert len(speeds) > 10
+
+
+def test_patterns() -> None:
+    rng = np.random.default_rng(0)
+    voice = {e: [utterance(e, 10 + n) for n in range(3)] for e in (0, 1, 3)}
+    for pattern in PATTERNS:
+        said = [u.emotion for u in follow(pattern, voice, 3, rng)]
+        assert said == [3 if step == "emotion" else 0 for step in pattern.split("+")]
+    mixed = [u for group in voice.values() for u in group]
+    other = [utterance(2, 20, speaker="nEMO/7", corpus="nEMO"), utterance(0, 20, speaker="nEMO/8", corpus="nEMO")]
+    speakers = Speakers(mixed + other + [utterance(1, 5, corpus="unheard of")])
+    drawn = [speakers.pattern(rng) for _ in range(300)]
+    assert all(len({u.speaker for u in said}) == 1 for said in drawn)
+    assert {u.corpus for said in drawn for u in said} == {"RAVDESS", "nEMO"}
+    assert {len(said) for said in drawn} == {2, 3, 4, 5, 6}
+    gains = [p.gain for said in drawn for p in pieces(said, rng)]
+    assert 2 < np.std(20 * np.log10(gains)) < 4
+
+
+def test_augment() -> None:
+    sound = hum(220, 1, 0)
+    noises = [(hum(900, 2, 1) * 30000).astype(np.int16)]
+    changed = [augment.augment(sound, noises, np.random.default_rng(seed)) for seed in range(30)]
+    for seed, after in enumerate(changed):
+        assert after.shape == sound.shape
+        assert after.dtype == np.float32
+        assert np.isfinite(after).all()
+        np.testing.assert_array_equal(after, augment.augment(sound, noises, np.random.default_rng(seed)))
+    same = sum(np.array_equal(after, sound) for after in changed)
+    assert 3 <= same <= 20
+    assert not augment.augment(np.zeros(1600, np.float32), [], np.random.default_rng(1)).any()
+
+
+def test_noise_ratio() -> None:
+    sound = hum(220, 1, 0)
+    sound[:8000] = 0
+    noise = np.random.default_rng(0).normal(size=len(sound)).astype(np.float32)
+    added = augment.noisy(sound, noise, 10.0) - sound
+    ratio = np.mean(sound[8000:] ** 2) / np.mean(added**2)
+    assert 10 * np.log10(ratio) == pytest.approx(10, abs=0.05)
+
+
+def test_telephone_band() -> None:
+    noise = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
+    line = augment.telephone(noise, np.random.default_rng(0))
+    power = np.abs(np.fft.rfft(line)) ** 2  # 1 Hz a bin
+    assert power[4200:].mean() < 1e-3 * power[500:3000].mean()
+    assert power[:40].mean() < 1e-1 * power[500:3000].mean()
+
+
+def test_losses() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 7)
+    emotion = torch.randint(0, 7, (2, 5))
+    weight = torch.ones(2, 5)
+    expected = torch.nn.functional.cross_entropy(logits.view(-1, 7), emotion.view(-1))
+    classes = torch.ones(7)
+    torch.testing.assert_close(emotion_loss(logits, emotion, weight, classes, 0.0), expected)
+    hidden = emotion.clone()
+    hidden[0] = UNKNOWN
+    first = emotion_loss(logits, hidden, weight, classes, 0.1)
+    logits[0] += 100 * torch.randn(5, 7)
+    torch.testing.assert_close(emotion_loss(logits, hidden, weight, classes, 0.1), first)
+    assert emotion_loss(logits, torch.full((2, 5), UNKNOWN), weight, classes, 0.1) == 0
+
+
+def test_concordance() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random(100)
+    b = 0.7 * a + 0.1 * rng.random(100)
+    expected = 2 * np.cov(a, b, ddof=0)[0, 1] / (a.var() + b.var() + (a.mean() - b.mean()) ** 2)
+    weight = torch.ones(101)
+    estimate = torch.tensor([*a, 0.9])
+    target = torch.tensor([*b, math.nan])
+    assert concordance(estimate, target, weight).item() == pytest.approx(expected, abs=1e-4)
+    assert concordance(target[:100], target[:100], weight[:100]).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_recalls_and_temperature() -> None:
+    logits = torch.tensor([[2.0, 0, 0], [0, 2, 0], [2, 0, 0], [2, 0, 0]])
+    emotion = torch.tensor([0, 1, 1, 0])
+    found = recalls(logits, emotion)
+    assert found[:2].tolist() == [1.0, 0.5]
+    assert found[2].isnan()
+    torch.manual_seed(0)
+    logits = torch.randn(20000, 4)
+    drawn = torch.multinomial((logits / 2).softmax(-1), 1)[:, 0]
+    assert fit_temperature(logits, drawn, torch.ones(20000)) == pytest.approx(2, rel=0.1)
+
+
+def test_toml() -> None:
+    table = {"name": 'a "b"', "x": 0.5, "n": [1, 2], "plans": {"live": {"left": 3}, "batch": {"left": 4}}}
+    assert tomllib.loads(toml(table)) == table
+
+
+def test_shipped_model() -> None:
+    manifest = read(Path(__file__).resolve().parents[1] / "models" / "sedstream-base")
+    assert manifest.labels == LABELS
+    assert manifest.plan("live").latency <= 0.64
+    for plan in manifest.plans.values():
+        assert isinstance(plan, Plan)
+        assert plan.window <= manifest.encoder["positions"]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA / "index.csv").is_file(), reason="the recordings are not here")
+def test_real_data() -> None:
+    rows = read_index(DATA)
+    splits = defaultdict(set)
+    for row in rows:
+        if row["emotion"] and row["speaker"]:
+            splits[row["corpus"], row["speaker"]].add(row["split"])
+    assert all(len(split) == 1 for split in splits.values())
+    spoken = next(row for row in rows if row["corpus"] == "RAVDESS" and row["split"] == "valid")
+    whole = read_audio(DATA / spoken["path"])
+    samples, speech = read_speech(DATA / spoken["path"])
+    assert len(samples) < 0.8 * len(whole)  # RAVDESS begins and ends with a second of silence
+    assert speech[0]
+    assert speech[-1]
+    assert len(speech) == -(-len(samples) // HOP)
