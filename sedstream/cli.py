@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="train the default model from a data folder")
     train.add_argument("data", metavar="DATA", help="folder with index.csv and the recordings it names")
     train.add_argument("--out", default="trained-model", metavar="DIR", help="model folder to write (%(default)s)")
-    train.add_argument("--encoder", metavar="FILE", help="safetensors of Whisper base (default: that of sedstream-base)")
+    train.add_argument(
+        "--encoder", metavar="FILE", help="safetensors of Whisper base (default: that of sedstream-base)"
+    )
     train.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the recipe's)")
     train.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     train.set_defaults(run=commands.train)

@@ -1,4 +1,5 @@
-"""The inference thread: sessions come and go on any thread, one thread runs the loop, one hand-over a tick leaves it."""
+"""The inference thread: sessions come and go on any thread, one thread runs the loop, one hand-over a tick leaves
+it."""
 
 from __future__ import annotations
 
@@ -194,7 +195,8 @@ class Engine:
         labels: Sequence[str] | None = None,
         ring: Ring | None = None,
     ) -> Session:
-        """A new session. ``split``: one stream a channel. ``ring``: mono audio is taken from there too. Raises ``BadInput``."""
+        """A new session. ``split``: one stream a channel. ``ring``: mono audio is taken from there too. Raises
+        ``BadInput``."""
         if not 1 <= channels <= 2:
             raise BadInput(f"Bad channels {channels}, expected 1 or 2")
         if self._stopping or (self._thread.ident is not None and not self._thread.is_alive()):

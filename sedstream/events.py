@@ -94,7 +94,8 @@ class Flushed:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The session is complete: ``frames`` frames in all, ``speech`` of them speech, ``segments`` segments, ``lost`` samples."""
+    """The session is complete: ``frames`` frames in all, ``speech`` of them speech, ``segments`` segments,
+    ``lost`` samples."""
 
     frames: int
     speech: int

@@ -1,4 +1,5 @@
-"""A model's ``manifest.toml``: the only place where a model is configured. Read and checked without loading the model."""
+"""A model's ``manifest.toml``: the only place where a model is configured. Read and checked without loading the
+model."""
 
 from __future__ import annotations
 

@@ -73,9 +73,9 @@ def diarize(
 ) -> Diarization:
     """Diarize a file, or samples ``[n]`` or ``[n, 1…2]`` in -1…1 at ``rate`` Hz.
 
-    ``plan``: ``batch`` (longer context, the default) or ``live`` (what a live session answers, to the bit). ``labels``: restrict the
-    classes and renormalise. ``channels``: ``mix`` or ``split``; ``roles`` names them. ``progress`` is told the seconds done.
-    Raises ``BadInput``, ``BadModel``, ``Unavailable``.
+    ``plan``: ``batch`` (longer context, the default) or ``live`` (what a live session answers, to the bit).
+    ``labels``: restrict the classes and renormalise. ``channels``: ``mix`` or ``split``; ``roles`` names them.
+    ``progress`` is told the seconds done. Raises ``BadInput``, ``BadModel``, ``Unavailable``.
     """
     if isinstance(source, (str, Path)):
         recording = open_recording(source)

@@ -32,8 +32,8 @@ CADENCE = 25
 class Block:
     """What the models must read next for one session.
 
-    ``samples`` ``[plan.window·320]`` f32: the window. ``chunks`` ``[n, 576]`` f32 and ``state``: for the VAD, which reads
-    each sample once.
+    ``samples`` ``[plan.window·320]`` f32: the window. ``chunks`` ``[n, 576]`` f32 and ``state``: for the VAD,
+    which reads each sample once.
     """
 
     plan: Plan
@@ -58,8 +58,8 @@ def choose_labels(manifest: Manifest, labels: Sequence[str] | None) -> tuple[str
 class Stream:
     """One channel of one session, owned by one thread.
 
-    ``write`` samples, then let :func:`sedstream.tick` run the models (it calls ``pull``, ``hear`` and ``push``), then drain
-    ``events``; ``close`` at the end, and go on ticking until ``done``.
+    ``write`` samples, then let :func:`sedstream.tick` run the models (it calls ``pull``, ``hear`` and ``push``),
+    then drain ``events``; ``close`` at the end, and go on ticking until ``done``.
     """
 
     def __init__(self, manifest: Manifest, plan: str | Plan = "live", labels: Sequence[str] | None = None) -> None:
@@ -112,7 +112,8 @@ class Stream:
         return max(0, self._written - (self._origin + self._index * self.plan.step) * HOP)
 
     def write(self, samples: Array, *, lost: bool = False) -> None:
-        """Append ``[n]`` samples, f32 at 16 kHz; ``lost``: they only stand for audio that is missing, as a ``gap`` event tells.
+        """Append ``[n]`` samples, f32 at 16 kHz; ``lost``: they only stand for audio that is missing, as a ``gap``
+        event tells.
 
         Raises ``BadInput`` for another shape, NaN, infinity, or after close.
         """
@@ -130,7 +131,8 @@ class Stream:
             self._events.append(Gap(self._written - len(samples), len(samples), self._written))
 
     def flush(self) -> None:
-        """Make everything up to the last whole frame final without waiting for more; the session goes on afresh there."""
+        """Make everything up to the last whole frame final without waiting for more; the session goes on afresh
+        there."""
         limit = self._written // HOP
         if not self._closed and limit > (self._limits[-1] if self._limits else self._origin):
             self._limits.append(limit)
@@ -178,7 +180,8 @@ class Stream:
         return bool(wanted.any()) or len(wanted) < answered
 
     def push(self, scores: Array | None, affect: Array | None) -> None:
-        """The model's answer: log-probabilities ``[step, C]`` and arousal, valence ``[step, 2]``; None for a silent block."""
+        """The model's answer: log-probabilities ``[step, C]`` and arousal, valence ``[step, 2]``; None for a
+        silent block."""
         if scores is None or affect is None:
             scores = np.zeros((self.plan.step, len(self.labels)), np.float32)
             affect = np.zeros((self.plan.step, 2), np.float32)

@@ -54,7 +54,8 @@ class Model:
 
     @torch.inference_mode()
     def __call__(self, blocks: Array, plan: Plan) -> tuple[Array, Array]:
-        """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]`` and arousal, valence ``[B, step, 2]`` f32.
+        """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]`` and arousal, valence ``[B,
+        step, 2]`` f32.
 
         A row's answer does not depend on the other rows: on the CPU rows are computed one by one (a window is large
         enough to keep the cores busy, and batched kernels round differently), on a GPU in batches of fixed sizes.
@@ -87,7 +88,8 @@ class Model:
 
 
 def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
-    """A model by name, folder or manifest, ready to run. Raises ``BadModel``, and ``BadInput`` for an unusable device."""
+    """A model by name, folder or manifest, ready to run. Raises ``BadModel``, and ``BadInput`` for an unusable
+    device."""
     manifest = model if isinstance(model, Manifest) else find(model)
     where = _device(device)
     manifest.verify()

@@ -35,7 +35,7 @@ def manifest() -> Manifest:
 
 @pytest.fixture(scope="session")
 def model(manifest: Manifest) -> Iterator[Model]:
-    yield load(manifest)
+    return load(manifest)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The core's promises: live = offline to the bit, segments tile, nothing is lost silently, silence is not neutral."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ def cut(samples: Array, packets: list[int]) -> list[Array]:
     return [samples[a:b] for a, b in zip(bounds, [*bounds[1:], len(samples)], strict=True)]
 
 
-def run(model: Model, sessions: list[list[Array]], order: list[int] | None = None, plan: str = "live") -> list[list[Event]]:
+def run(
+    model: Model, sessions: list[list[Array]], order: list[int] | None = None, plan: str = "live"
+) -> list[list[Event]]:
     """Feed sessions packet by packet in a given interleaving, ticking over all of them after each packet."""
     streams = [Stream(model.manifest, plan) for _ in sessions]
     queues = [list(packets) for packets in sessions]
@@ -55,7 +58,7 @@ def check_tiling(events: list[Event], samples: int) -> None:
             assert spans[-1][1] == -1
             spans[-1][1] = event.frame
     assert all(0 <= start < end <= frames for start, end in spans)
-    assert all(a[1] < b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(spans))
     finals = [event for event in events if isinstance(event, Final)]
     assert [final.number for final in finals] == list(range(len(finals)))
     pieces = [(final.segment.start, final.segment.end) for final in finals]
@@ -63,7 +66,7 @@ def check_tiling(events: list[Event], samples: int) -> None:
         inside = [piece for piece in pieces if start <= piece[0] < end]
         assert inside[0][0] == start
         assert inside[-1][1] == end
-        assert all(a[1] == b[0] for a, b in zip(inside, inside[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(inside))
         pieces = [piece for piece in pieces if piece not in inside]
     assert not pieces, "no emotion in silence"
     last = events[-1]
@@ -81,7 +84,9 @@ def test_live_is_offline(data: Any, model: Model, speech: Array) -> None:
         length = data.draw(st.one_of(st.sampled_from(LENGTHS), st.integers(0, 40_000)))
         start = data.draw(st.integers(0, len(speech) - 50_000))
         samples = speech[start : start + length]
-        packets = data.draw(st.lists(st.one_of(st.sampled_from([0, 1, 160, 320, 1600]), st.integers(0, 9000)), max_size=12))
+        packets = data.draw(
+            st.lists(st.one_of(st.sampled_from([0, 1, 160, 320, 1600]), st.integers(0, 9000)), max_size=12)
+        )
         sessions.append(cut(samples, packets))
         whole.append(samples)
     order = data.draw(st.lists(st.integers(0, 2), max_size=30))

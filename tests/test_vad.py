@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +22,7 @@ def decide(values: list[float], limits: VadSettings, cuts: list[int]) -> tuple[l
     segmenter = Segmenter(limits)
     flags: list[bool] = []
     bounds = sorted({min(c, len(values)) for c in cuts} | {0})
-    for first, end in zip(bounds, bounds[1:], strict=False):
+    for first, end in itertools.pairwise(bounds):
         flags += segmenter.hear(np.array(values[first:end], np.float32)).tolist()
         assert len(flags) == segmenter.decided
     flags += segmenter.hear(np.array(values[bounds[-1] :], np.float32), frames).tolist()
@@ -41,7 +43,7 @@ def test_durations_and_thresholds_hold(values: list[float], limits: VadSettings)
     flags, frames = decide(values, limits, [])
     edges = [0, *(np.flatnonzero(np.diff(np.array(flags, int))) + 1).tolist(), frames]
     frame_probabilities = [values[chunk_of_frame(f)] for f in range(frames)]
-    for first, end in zip(edges, edges[1:], strict=False):
+    for first, end in itertools.pairwise(edges):
         if first == end:
             continue
         inside = end < frames  # the last run may be cut by the end
@@ -66,13 +68,14 @@ def chunks_of(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_batch_and_sequence_give_the_same_bits(speech: NDArray[np.float32]) -> None:
-    """Alone in one call, alone in pieces, and beside other sessions at other places: the same probabilities and state."""
+    """Alone in one call, alone in pieces, and beside other sessions at other places: the same probabilities and
+    state."""
     silero = Silero()
     chunks = chunks_of(speech)[:120]
-    (whole, state), = silero([chunks], [new_state()])
+    ((whole, state),) = silero([chunks], [new_state()])
     pieces, cut = [], new_state()
     for first in range(0, 120, 10):
-        (part, cut), = silero([chunks[first : first + 10]], [cut])
+        ((part, cut),) = silero([chunks[first : first + 10]], [cut])
         pieces.append(part)
     assert np.array_equal(np.concatenate(pieces), whole)
     assert np.array_equal(cut, state)
@@ -87,7 +90,7 @@ def test_batch_and_sequence_give_the_same_bits(speech: NDArray[np.float32]) -> N
 def test_it_hears_speech_and_not_silence(speech: NDArray[np.float32]) -> None:
     quiet = np.zeros(4 * 16000, np.float32)
     samples = np.concatenate([quiet, speech[: 6 * 16000], quiet])
-    (heard, _), = Silero()([chunks_of(samples)], [new_state()])
+    ((heard, _),) = Silero()([chunks_of(samples)], [new_state()])
     flags = Segmenter(VadSettings()).hear(heard, frames_of(len(samples)) - 1)
     seconds = np.flatnonzero(flags) * 0.02
     assert 4.0 <= seconds.min() <= 4.6

@@ -51,7 +51,8 @@ def _table(up: int, down: int, half: int, cutoff: float) -> NDArray[np.float32]:
     window = np.i0(BETA * np.sqrt(np.clip(1 - (distance / half) ** 2, 0, None))) / np.i0(BETA)
     table = cutoff * np.sinc(cutoff * distance) * window
     # Every phase passes a constant unchanged: no ripple at the phase rate.
-    return (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+    rows: NDArray[np.float32] = (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 class Resampler:

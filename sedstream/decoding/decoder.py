@@ -1,18 +1,19 @@
 """Fixed-lag Viterbi over emotion classes with a switch cost and a minimum duration, in exact integers.
 
-A labelling of frames pays -e[t, c] for each frame t of class c, ``switch`` for each change of class (``pause`` where one of
-the two frames at the change is silence; silence itself has e = 0 for every class) and may change only after
-``min_duration`` = D frames. With prefix sums S[t, c] = Σ_{τ≤t} e[τ, c] the best labelling that ends in a run of c of at least D
-frames obeys
+A labelling of frames pays -e[t, c] for each frame t of class c, ``switch`` for each change of class (``pause``
+where one of the two frames at the change is silence; silence itself has e = 0 for every class) and may change only
+after ``min_duration`` = D frames. With prefix sums S[t, c] = Σ_{τ≤t} e[τ, c] the best labelling that ends in a run of c
+of at least D frames obeys
 
     V[t, c] = max( V[t-1, c] + e[t, c],                                                           the run goes on
                    max_{c'≠c} V[t-D, c'] - cost(t-D) + S[t, c] - S[t-D, c] )                  it began at t-D+1
 
-so a minimum duration costs no extra states (a semi-Markov model: Yu, "Hidden semi-Markov models", 2010). Each column also
-keeps, per class, where its run began and which class stood before: any path is traced back in hops of whole runs.
+so a minimum duration costs no extra states (a semi-Markov model: Yu, "Hidden semi-Markov models", 2010). Each
+column also keeps, per class, where its run began and which class stood before: any path is traced back in hops of
+whole runs.
 
-A frame is final as soon as every path that can still win agrees about it, at the latest ``lag`` frames on; then the best
-path decides and those that disagree are dropped, so later decisions always continue earlier ones.
+A frame is final as soon as every path that can still win agrees about it, at the latest ``lag`` frames on; then
+the best path decides and those that disagree are dropped, so later decisions always continue earlier ones.
 
 e is int32 in 1/256 nat; the sums are int64 and do not overflow in 10,000 years.
 """
@@ -35,7 +36,8 @@ Ints = NDArray[np.int64]
 
 def quantise(log_probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
     """Natural logs ``[n, C]`` to 1/256 nat, int32, not under -20 nats."""
-    return np.rint(np.maximum(log_probabilities, _FLOOR) * NAT).astype(np.int32)
+    steps: NDArray[np.int32] = np.rint(np.maximum(log_probabilities, _FLOOR) * NAT).astype(np.int32)
+    return steps
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -66,8 +68,8 @@ def advance(
 ) -> int:  # fmt: skip
     """Take ``[n, C]`` emissions of frames ``first``…; write the labels that become final to ``out``, return how many.
 
-    ``score, total, start, before`` are rings ``[R, C]`` of columns, ``heard`` ``[R]``; frame t stands in row t mod R, the time
-    before the session in row R-1.
+    ``score, total, start, before`` are rings ``[R, C]`` of columns, ``heard`` ``[R]``; frame t stands in row t mod
+    R, the time before the session in row R-1.
     """
     ring, classes = score.shape
     count = 0
@@ -161,7 +163,8 @@ class Decoder:
         """Labels of frames [0, committed) are final."""
 
     def push(self, emissions: NDArray[np.int32], speech: NDArray[np.bool_]) -> Ints:
-        """Emissions ``[n, C]`` in 1/256 nat and speech flags ``[n]`` of the next frames; the labels that became final."""
+        """Emissions ``[n, C]`` in 1/256 nat and speech flags ``[n]`` of the next frames; the labels that became
+        final."""
         limits = self._settings
         out = np.empty(self._next - self.committed + len(emissions), np.int64)
         count = advance(

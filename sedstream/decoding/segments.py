@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -73,7 +74,7 @@ class Assembler:
         """Labels ``[m]`` of the oldest m frames, now final; the segments that they complete."""
         if not len(labels):
             return []
-        probs, affect, speech = (np.concatenate(held) for held in (self._probs, self._affect, self._speech))
+        probs, affect, speech = self._held()
         done: list[Segment] = []
         for state in self._runs(labels, probs, affect, speech[: len(labels)]):
             if self._open is not None and (state is None or state.start != self._open.start):
@@ -95,13 +96,15 @@ class Assembler:
         """The segments that are not final yet, if the held frames had ``labels`` ``[n]``."""
         states: list[_Open] = [] if self._open is None else [self._open]
         if len(labels):
-            held = (np.concatenate(part) for part in (self._probs, self._affect, self._speech))
-            for state in self._runs(labels, *held):
+            for state in self._runs(labels, *self._held()):
                 if states and state is not None and state.start == states[-1].start:
                     states[-1] = state
                 elif state is not None:
                     states.append(state)
         return [state.segment(self.labels) for state in states]
+
+    def _held(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+        return np.concatenate(self._probs), np.concatenate(self._affect), np.concatenate(self._speech)
 
     def _runs(
         self, labels: NDArray[np.int64], probs: Array, affect: Array, speech: NDArray[np.bool_]
@@ -110,7 +113,7 @@ class Assembler:
         shown = np.where(speech, labels, SILENCE)
         bounds = [0, *(np.flatnonzero(np.diff(shown)) + 1).tolist(), len(shown)]
         state = self._open
-        for first, end in zip(bounds, bounds[1:], strict=False):
+        for first, end in itertools.pairwise(bounds):
             label = int(shown[first])
             if label == SILENCE:
                 state = None

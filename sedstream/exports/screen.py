@@ -67,7 +67,9 @@ class Screen:
         if self._headed != row["file"]:
             self._headed = row["file"]
             print(f"\n{row['file']}", file=self._file)
-            head = f"{'start':>9} {'end':>9}  {'channel':<10} {'emotion':<10} {'conf.':>5}  {'arousal':>7}  {'valence':>7}"
+            head = (
+                f"{'start':>9} {'end':>9}  {'channel':<10} {'emotion':<10} {'conf.':>5}  {'arousal':>7}  {'valence':>7}"
+            )
             print(head, file=self._file)
         channel = row["role"] or str(row["channel"])
         print(

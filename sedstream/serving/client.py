@@ -24,9 +24,9 @@ Array = NDArray[np.float32]
 class Client:
     """``async with Client(url, rate=8000, encoding="mulaw") as client``: ``send`` packets, iterate over messages.
 
-    Keywords are the fields of ``session.start``. ``ready`` is the server's ``session.ready``. Messages are dictionaries as on the
-    wire; the iteration ends after ``session.end``, an ``error`` of the server raises ``BadMessage`` with its code. Raises
-    ``Unavailable`` when there is no server, or the connection breaks.
+    Keywords are the fields of ``session.start``. ``ready`` is the server's ``session.ready``. Messages are
+    dictionaries as on the wire; the iteration ends after ``session.end``, an ``error`` of the server raises
+    ``BadMessage`` with its code. Raises ``Unavailable`` when there is no server, or the connection breaks.
     """
 
     def __init__(
@@ -44,7 +44,14 @@ class Client:
         events: Sequence[str] | None = None,
     ) -> None:
         audio = {"encoding": encoding, "rate": rate, "channels": channels, "mix": mix, "roles": roles}
-        start = {"type": "session.start", "v": 1, "model": model, "latency": latency, "labels": labels, "events": events}
+        start = {
+            "type": "session.start",
+            "v": 1,
+            "model": model,
+            "latency": latency,
+            "labels": labels,
+            "events": events,
+        }
         self._start: dict[str, Any] = {key: value for key, value in start.items() if value is not None}
         self._start["audio"] = {key: value for key, value in audio.items() if value is not None}
         self._url = url
@@ -58,7 +65,7 @@ class Client:
         except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as error:
             raise Unavailable(f"Bad server {self._url!r}, expected one that listens: {error}") from error
         try:
-            await self._socket.send(json.dumps(self._start))
+            await self._send(json.dumps(self._start))
             self.ready = await self._receive()
         except BaseException:
             await self._socket.close()
@@ -72,7 +79,8 @@ class Client:
             await self._socket.close()
 
     async def send(self, audio: Array | bytes) -> None:
-        """Bytes in the session's encoding, or samples f32 ``[n]`` or ``[n, channels]``. Waits while the server is busy."""
+        """Bytes in the session's encoding, or samples f32 ``[n]`` or ``[n, channels]``. Waits while the server is
+        busy."""
         data = audio if isinstance(audio, bytes) else pcm.encode(audio, self._encoding)
         await self._send(data)
 
@@ -132,8 +140,8 @@ async def stream_recording(
 ) -> AsyncIterator[dict[str, Any]]:
     """Send ``recording`` to a server in packets of ``packet`` seconds and yield its messages, ``session.ready`` first.
 
-    ``speed`` 1: as a live call; 0: as fast as the server takes it. The file's own rate and width go over the wire, so the
-    server hears the same samples as ``sedstream.diarize`` reads.
+    ``speed`` 1: as a live call; 0: as fast as the server takes it. The file's own rate and width go over the wire,
+    so the server hears the same samples as ``sedstream.diarize`` reads.
     """
     size = max(1, round(packet * recording.rate))
     if size * recording.channels * pcm.SAMPLE_BYTES[recording.encoding] > MAX_BINARY:
@@ -150,6 +158,8 @@ async def stream_recording(
         labels=labels,
     )
 
+    broken: list[BadInput] = []
+
     async def send() -> None:
         loop = asyncio.get_running_loop()
         began, sent = loop.time(), 0
@@ -165,9 +175,9 @@ async def stream_recording(
                     if progress is not None:
                         progress(sent / recording.rate)
             await client.close()
-        except BadInput:  # the file breaks off: end the connection, or the receiver would wait for ever
+        except BadInput as error:  # the file breaks off: end the connection, or the receiver would wait for ever
+            broken.append(error)
             await client.__aexit__(None, None, None)
-            raise
 
     async with client:
         yield client.ready
@@ -176,8 +186,8 @@ async def stream_recording(
             async for message in client:
                 yield message
         except Unavailable:
-            if sender.done() and isinstance(cause := sender.exception(), BadInput):
-                raise cause from None
+            if broken:
+                raise broken[0] from None
             raise
         finally:
             sender.cancel()

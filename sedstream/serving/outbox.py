@@ -26,8 +26,8 @@ class Outbox:
     def put(self, message: dict[str, Any]) -> None:
         """Append a message; one that waits and is superseded by it goes away.
 
-        An ``emotion.update`` replaces everything provisional of its channel from its segment on, a ``flow`` the last ``flow``,
-        and while the client is behind, ``arousal`` points give way: half full, the oldest is dropped.
+        An ``emotion.update`` replaces everything provisional of its channel from its segment on, a ``flow`` the
+        last ``flow``, and while the client is behind, ``arousal`` points give way: half full, the oldest is dropped.
         """
         match message["type"]:
             case "emotion.update":

@@ -1,8 +1,8 @@
 """Wire protocol v1 without I/O: client messages in, commands out; events in, JSON text out.
 
-Text frames are JSON objects, binary frames are audio. ``protocol.schema.json`` beside this file says the same to machines.
-Unknown fields are ignored; an unknown type is answered with a (non-fatal) ``error``; everything else that breaks the
-protocol ends the session with an ``error`` and a close code.
+Text frames are JSON objects, binary frames are audio. ``protocol.schema.json`` beside this file says the same to
+machines. Unknown fields are ignored; an unknown type is answered with a (non-fatal) ``error``; everything else
+that breaks the protocol ends the session with an ``error`` and a close code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ OPTIONAL = ("speech.start", "speech.end", "emotion.update", "emotion.final", "ar
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A valid ``session.start``. ``latency``: seconds at most, or a plan's name, or None. ``model``, ``labels``: None: default."""
+    """A valid ``session.start``. ``latency``: seconds at most, or a plan's name, or None. ``model``, ``labels``:
+    None: default."""
 
     encoding: str
     rate: int
@@ -74,7 +75,8 @@ class ServerProtocol:
         self._seq = 0
 
     def receive(self, message: str | bytes) -> Command:
-        """The command in one frame. Raises ``BadMessage``; with ``fatal`` the connection ends after the error is sent."""
+        """The command in one frame. Raises ``BadMessage``; with ``fatal`` the connection ends after the error is
+        sent."""
         if self.closing:
             raise BadMessage("closed", "Bad message after 'close', expected none")
         return self._binary(message) if isinstance(message, bytes) else self._text(message)
@@ -102,7 +104,7 @@ class ServerProtocol:
             case "session.start":
                 self.start = parse_start(message)
                 return self.start
-            case ("finalize" | "close") if self.start is None:
+            case "finalize" | "close" if self.start is None:
                 raise BadMessage("no_session", f"Bad {message['type']!r}, expected session.start first")
             case "finalize":
                 return Finalize()

@@ -170,7 +170,8 @@ _REASONS = {1000: "", 1008: "see the error message", 1011: "the model failed", T
 
 
 def choose_plan(manifest: Manifest, latency: float | str | None) -> str:
-    """A plan by name, or the slowest (most accurate) one within ``latency`` seconds. Raises ``BadInput`` when there is none."""
+    """A plan by name, or the slowest (most accurate) one within ``latency`` seconds. Raises ``BadInput`` when
+    there is none."""
     if latency is None:
         return "live"
     if isinstance(latency, str):
@@ -200,12 +201,8 @@ class Server:
         self._host, self._port = host, port
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: WebSocketServer | None = None
-
-    @property
-    def url(self) -> str:
-        assert self._server is not None
-        host, port = next(iter(self._server.sockets)).getsockname()[:2]
-        return f"ws://[{host}]:{port}{PATH}" if ":" in host else f"ws://{host}:{port}{PATH}"
+        self.url = ""
+        """Where clients connect, once the server listens."""
 
     async def __aenter__(self) -> Server:
         self._loop = asyncio.get_running_loop()
@@ -221,7 +218,8 @@ class Server:
                 compression=None,  # audio does not compress, and a compressor per connection costs memory
                 max_size=MAX_BINARY,
                 max_queue=8,
-                # Pings keep middle boxes awake, but an answer may wait behind minutes of audio that back-pressure holds.
+                # Pings keep middle boxes awake, but an answer may wait behind minutes of audio that back-pressure
+                # holds.
                 ping_timeout=None,
                 close_timeout=2,
                 server_header=None,
@@ -231,6 +229,8 @@ class Server:
             taken = error.errno == errno.EADDRINUSE
             reason = "it is in use" if taken else str(error.strerror or error)
             raise Unavailable(f"Bad address {self._host}:{self._port}, expected a free one: {reason}") from error
+        host, port = next(iter(self._server.sockets)).getsockname()[:2]
+        self.url = f"ws://[{host}]:{port}{PATH}" if ":" in host else f"ws://{host}:{port}{PATH}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -45,7 +45,8 @@ class Silero:
     def __call__(
         self, chunks: Sequence[NDArray[np.float32]], states: Sequence[State]
     ) -> list[tuple[NDArray[np.float32], State]]:
-        """For each session chunks ``[n, CONTEXT + CHUNK]`` f32 and its state: probabilities ``[n]`` f32 and the new state.
+        """For each session chunks ``[n, CONTEXT + CHUNK]`` f32 and its state: probabilities ``[n]`` f32 and the
+        new state.
 
         Sessions may bring different numbers of chunks, none included.
         """

@@ -1,9 +1,10 @@
 """Speech or silence per frame, from Silero's probabilities: hysteresis and minimum durations, in integers.
 
-Silence turns to speech where the probability reaches ``threshold`` and does not fall under ``release`` for ``min_speech``
-frames; speech turns to silence where it falls under ``release`` and does not reach ``threshold`` for ``min_silence``
-frames (Silero's own rule, with the minimum asked before the decision instead of after). Both changes are dated back to
-where they began, so the decision about a frame comes at most max(min_speech, min_silence) frames late.
+Silence turns to speech where the probability reaches ``threshold`` and does not fall under ``release`` for
+``min_speech`` frames; speech turns to silence where it falls under ``release`` and does not reach ``threshold``
+for ``min_silence`` frames (Silero's own rule, with the minimum asked before the decision instead of after). Both
+changes are dated back to where they began, so the decision about a frame comes at most max(min_speech,
+min_silence) frames late.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Segmenter:
     def hear(self, probabilities: NDArray[np.float32], frames: int | None = None) -> NDArray[np.bool_]:
         """Probabilities ``[n]`` of the next chunks; speech flags ``[m]`` of the frames that they decide.
 
-        ``frames``: the session ends after so many frames, and all of them are decided now: what has not lasted long enough
-        to be a change is none.
+        ``frames``: the session ends after so many frames, and all of them are decided now: what has not lasted
+        long enough to be a change is none.
         """
         self._chunks.extend(probabilities.tolist())
         flags: list[bool] = []

@@ -93,9 +93,7 @@ def level(samples: NDArray[np.float32], decibels: float) -> NDArray[np.float32]:
     return rounded
 
 
-def _noise(
-    noises: Sequence[NDArray[np.int16]], length: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def _noise(noises: Sequence[NDArray[np.int16]], length: int, rng: np.random.Generator) -> NDArray[np.float32]:
     if not noises or rng.random() < 0.15:
         return rng.normal(size=length).astype(np.float32)
     noise = noises[int(rng.integers(len(noises)))]

@@ -85,9 +85,7 @@ class Speakers:
         return [_any(voice[known[rng.integers(len(known))]], rng) for _ in range(rng.integers(2, 7))]
 
 
-def follow(
-    pattern: str, voice: dict[int, list[Utterance]], emotion: int, rng: np.random.Generator
-) -> list[Utterance]:
+def follow(pattern: str, voice: dict[int, list[Utterance]], emotion: int, rng: np.random.Generator) -> list[Utterance]:
     """Random utterances of a voice in the order of a pattern; in emotion+emotion both are of the same emotion."""
     steps = {"neutral": NEUTRAL, "emotion": emotion}
     return [_any(voice[steps[step]], rng) for step in pattern.split("+")]
@@ -97,16 +95,14 @@ def pieces(utterances: Sequence[Utterance], rng: np.random.Generator) -> list[Pi
     """Utterances made one recording: joined as they are, or with pauses of up to 1.5 s; levels differ by some 3 dB."""
     pauses = rng.random() < 0.4
     return [
-        Piece(
-            u, int(rng.integers(int(1.5 * RATE))) if pauses else 0, float(10 ** (rng.normal(0, 3) / 20))
-        )
+        Piece(u, int(rng.integers(int(1.5 * RATE))) if pauses else 0, float(10 ** (rng.normal(0, 3) / 20)))
         for u in utterances
     ]
 
 
-def window(parts: Sequence[Piece], frames: int, right: int, rng: np.random.Generator) -> tuple[
-    NDArray[np.float32], Targets
-]:
+def window(
+    parts: Sequence[Piece], frames: int, right: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], Targets]:
     """A random window of a recording, as a session would cut it.
 
     Args:

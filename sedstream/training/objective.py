@@ -5,9 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def emotion_loss(
-    logits: Tensor, emotion: Tensor, weight: Tensor, classes: Tensor, smoothing: float
-) -> Tensor:
+def emotion_loss(logits: Tensor, emotion: Tensor, weight: Tensor, classes: Tensor, smoothing: float) -> Tensor:
     """Mean cross-entropy with label smoothing over the frames that count.
 
     Args:
@@ -19,9 +17,7 @@ def emotion_loss(
     """
     known = (emotion >= 0) & (weight > 0)
     weights = weight[known]
-    losses = F.cross_entropy(
-        logits[known], emotion[known], weight=classes, label_smoothing=smoothing, reduction="none"
-    )
+    losses = F.cross_entropy(logits[known], emotion[known], weight=classes, label_smoothing=smoothing, reduction="none")
     return (losses * weights).sum() / weights.sum().clamp(min=1.0)
 
 

@@ -73,9 +73,7 @@ class HeadBrain(sb.Brain):  # type: ignore[misc]
         logits, affect = self.modules["head"](batch.features.float())
         return logits.float(), affect.float()
 
-    def compute_objectives(
-        self, predictions: tuple[Tensor, Tensor], batch: Batch, stage: sb.Stage
-    ) -> Tensor:
+    def compute_objectives(self, predictions: tuple[Tensor, Tensor], batch: Batch, stage: sb.Stage) -> Tensor:
         """Cross-entropy of the emotion, and how far arousal and valence are from full concordance."""
         logits, affect = predictions
         smoothing = self.schedule.smoothing if stage == sb.Stage.TRAIN else 0.0

@@ -1,0 +1,176 @@
+"""The commands as a user runs them: a process, its output, its exit code."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from conftest import DEMO
+from numpy.typing import NDArray
+
+FIELDS = ["file", "channel", "role", "start", "end", "emotion", "confidence", "probs", "entropy", "arousal", "valence"]
+
+
+def sedstream(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sedstream", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def fails(result: subprocess.CompletedProcess[str], says: str) -> None:
+    """Exit code 2 and one clear line, no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("sedstream: Bad "), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert says in result.stderr
+
+
+def on_a_terminal(*arguments: str | Path) -> str:
+    """Standard output of a command that believes it writes to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "sedstream", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 4096):
+            text += part
+    except OSError:  # Linux's way to say that the other side closed
+        pass
+    assert process.stderr is not None
+    complaint = process.stderr.read().decode()
+    assert process.wait() == 0, complaint
+    return text.decode().replace("\r\n", "\n")
+
+
+def test_a_file_to_json_lines(clip: Path) -> None:
+    result = sedstream("diarize", clip)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert rows
+    assert all(list(row) == FIELDS for row in rows)
+    assert all(row["file"] == str(clip) for row in rows)
+    assert all(0 <= row["start"] < row["end"] <= 16.6 for row in rows)
+
+
+def test_a_folder_to_a_file(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    result = sedstream("diarize", DEMO, "--out", out, "--plan", "live", "--labels", "neutral,happy,sad,angry")
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {Path(row["file"]).name for row in rows} == {path.name for path in DEMO.glob("*.flac")}
+    assert all(list(row["probs"]) == ["neutral", "happy", "sad", "angry"] for row in rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_table_on_a_terminal(clip: Path) -> None:
+    text = on_a_terminal("diarize", clip, "--quiet")
+    lines = text.strip().splitlines()
+    assert lines[0] == str(clip)
+    assert lines[1].split() == ["start", "end", "channel", "emotion", "conf.", "arousal", "valence"]
+    assert len(lines) > 2
+    for line in lines[2:]:
+        cells = line.split()
+        assert len(cells) == 7
+        assert float(cells[0]) < float(cells[1])
+
+
+def test_channels_and_roles(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.stack([speech[:80_000], np.zeros(80_000, np.float32)], axis=1), 16000)
+    split = sedstream("diarize", path, "--channels", "split", "--roles", "customer,agent")
+    rows = [json.loads(line) for line in split.stdout.splitlines()]
+    assert rows
+    assert {(row["channel"], row["role"]) for row in rows} == {(0, "customer")}
+    fails(sedstream("diarize", path, "--channels", "split", "--roles", "customer"), "Bad roles")
+
+
+def test_server_and_client(clip: Path, tmp_path: Path) -> None:
+    """`serve` prints where it listens, `stream` gives what `diarize --plan live` gives, SIGTERM ends the server."""
+    command = [sys.executable, "-m", "sedstream", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            assert line.startswith("listening on ws://127.0.0.1:")
+            url = line.split()[-1]
+            out = tmp_path / "live.jsonl"
+            streamed = sedstream("stream", clip, url, "--speed", "0", "--packet", "0.02", "--out", out)
+            assert streamed.returncode == 0, streamed.stderr
+            offline = sedstream("diarize", clip, "--plan", "live")
+            assert out.read_text() == offline.stdout
+            port = url.split(":")[2].split("/")[0]
+            fails(sedstream("serve", "--port", port), "it is in use")
+            fails(sedstream("stream", clip, url, "--labels", "neutral,cross"), "Bad label 'cross'")
+        finally:
+            server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
+    fails(sedstream("stream", clip, url), "expected one that listens")
+
+
+def test_demo_models_and_version() -> None:
+    result = sedstream("demo")
+    assert result.returncode == 0, result.stderr
+    assert {Path(json.loads(line)["file"]).name for line in result.stdout.splitlines()} == {
+        "austen-1.flac",
+        "austen-2.flac",
+    }
+    listed = sedstream("models")
+    assert listed.returncode == 0
+    assert "sedstream-base 0." in listed.stdout
+    assert "verified" in listed.stdout
+    assert sedstream("--version").stdout.startswith("sedstream 0.")
+
+
+def test_bad_input(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    fails(sedstream("diarize", "missing.wav"), "missing.wav")
+    (tmp_path / "empty.wav").touch()
+    fails(sedstream("diarize", tmp_path / "empty.wav"), "is empty")
+    (tmp_path / "text.wav").write_text("hello " * 100)
+    fails(sedstream("diarize", tmp_path / "text.wav"), "text.wav")
+    soundfile.write(tmp_path / "zero.wav", np.zeros(0), 16000)
+    fails(sedstream("diarize", tmp_path / "zero.wav"), "at least one sample")
+    soundfile.write(tmp_path / "three.wav", np.zeros((99, 3)), 16000)
+    fails(sedstream("diarize", tmp_path / "three.wav"), "3 channels")
+    for rate in (1000, 400_000):
+        soundfile.write(tmp_path / "rate.wav", np.zeros(99), rate)
+        fails(sedstream("diarize", tmp_path / "rate.wav"), f"{rate} Hz")
+    (tmp_path / "folder").mkdir()
+    fails(sedstream("diarize", tmp_path / "folder"), "at least one recording")
+    fails(sedstream("diarize", clip, "--model", "nobody"), "Bad model 'nobody'")
+    fails(sedstream("diarize", clip, "--plan", "slow"), "Bad plan 'slow'")
+    fails(sedstream("diarize", clip, "--labels", "happy"), "two or more")
+    fails(sedstream("diarize", clip, "--device", "cuda:99"), "Bad device 'cuda:99'")
+    fails(sedstream("diarize", clip, "--out", tmp_path / "no" / "out.jsonl"), "Bad output")
+    fails(sedstream("serve", "--host", "0.0.0.0"), "Bad host '0.0.0.0'")
+    fails(sedstream("stream", clip, "http://127.0.0.1:1"), "Bad server")
+
+
+def test_nothing_half_written(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    """A file that breaks off, or NaN in the middle: no output file is left that looks complete."""
+    samples = np.tile(speech, 3)
+    samples[-1000] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 16000, subtype="FLOAT")
+    (tmp_path / "cut.flac").write_bytes(clip.read_bytes()[:200_000])
+    for name in ("nan.wav", "cut.flac"):
+        fails(sedstream("diarize", tmp_path / name, "--out", tmp_path / "out.jsonl"), name)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.flac", "nan.wav"]
+
+
+def test_a_bad_file_among_good_ones(clip: Path) -> None:
+    """The good ones are answered, the bad one is one line, the exit code tells."""
+    result = sedstream("diarize", "missing.wav", clip)
+    fails(result, "missing.wav")
+    assert result.stdout
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = f"{sys.executable} -m sedstream diarize {DEMO}/*.flac --plan live | head -n 1"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert result.stdout.count("\n") == 1
+    assert result.stderr == ""

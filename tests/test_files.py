@@ -1,0 +1,126 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from sedstream.audio.files import open_recording
+from sedstream.errors import BadInput, Unavailable
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+
+
+def read(path: Path) -> NDArray[np.float32]:
+    return np.concatenate(list(open_recording(path).blocks()))
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "encoding"),
+    [
+        ("a.wav", "PCM_16", "s16le"),
+        ("a.wav", "FLOAT", "f32le"),
+        ("a.wav", "PCM_24", "f32le"),
+        ("a.wav", "ULAW", "s16le"),
+        ("a.flac", "PCM_16", "s16le"),
+        ("a.ogg", "VORBIS", "f32le"),
+        ("a.opus", "OPUS", "f32le"),
+        ("a.mp3", "MPEG_LAYER_III", "f32le"),
+    ],
+)
+def test_what_libsndfile_reads(
+    name: str, subtype: str, encoding: str, tmp_path: Path, speech: NDArray[np.float32]
+) -> None:
+    path = tmp_path / name
+    stereo = np.stack([speech, -speech], axis=1)
+    soundfile.write(path, stereo, 16000, subtype=subtype, format="OGG" if name.endswith("opus") else None)
+    recording = open_recording(path)
+    assert (recording.rate, recording.channels, recording.encoding) == (16000, 2, encoding)
+    samples = read(path)
+    assert samples.dtype == np.float32
+    # mpg123 rounds a little differently where a read ends; everything else is the same to the bit.
+    tolerance = 1e-6 if name.endswith("mp3") else 0.0
+    assert np.abs(samples - soundfile.read(path, dtype="float32")[0]).max() <= tolerance
+
+
+@needs_ffmpeg
+def test_what_only_ffmpeg_reads(clip: Path, speech: NDArray[np.float32], tmp_path: Path) -> None:
+    path = tmp_path / "-odd name: 1.mka"
+    command = ["ffmpeg", "-v", "error", "-i", str(clip), "-c:a", "pcm_s16le", "-f", "matroska", f"file:{path}"]
+    subprocess.run(command, check=True)
+    assert np.array_equal(read(path)[:, 0], speech)
+
+
+def test_ffmpeg_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"\0\0\0\x18ftypmp42" + b"\0" * 100)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="install ffmpeg"):
+        open_recording(path)
+
+
+def test_missing_folder_and_empty(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected an existing recording"):
+        open_recording(tmp_path / "no.wav")
+    with pytest.raises(BadInput, match="not a folder"):
+        open_recording(tmp_path)
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(BadInput, match="the file is empty"):
+        open_recording(tmp_path / "empty.wav")
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "content", [b"hello, this is text\n" * 50, bytes(range(256)) * 20, b"RIFF\xff\xff\xff\xffWAVE"]
+)
+def test_not_audio(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "note.wav"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="note.wav"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+def test_truncated(name: str, tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    path = tmp_path / name
+    soundfile.write(path, speech, 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadInput, match="breaks off|expected a readable"):
+        read(path)
+
+
+def test_zero_length(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "zero.wav", np.zeros(0), 16000)
+    with pytest.raises(BadInput, match="expected at least one sample"):
+        read(tmp_path / "zero.wav")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_not_finite(value: float, tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    samples = speech.copy()
+    samples[100_000] = value
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    with pytest.raises(BadInput, match="expected finite values"):
+        read(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "says"), [(1000, 1, "1000 Hz"), (400_000, 1, "400000 Hz"), (16000, 3, "3 channels")]
+)
+def test_rates_and_channels(rate: int, channels: int, says: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((100, channels)), rate)
+    with pytest.raises(BadInput, match=says):
+        open_recording(tmp_path / "a.wav")
+
+
+def test_a_header_without_a_promise_is_no_truncation(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    """What a recorder leaves that could not seek back to fill in the length."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, speech, 16000)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data") + 4
+    data[at : at + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert len(read(path)) == len(speech)

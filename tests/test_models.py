@@ -1,0 +1,148 @@
+"""Manifests and weights: what is installed is whole, what is not is told."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sedstream.errors import BadInput, BadModel
+from sedstream.grid import HOP
+from sedstream.manifest import Manifest, find, installed, read
+from sedstream.zoo import Model, load
+
+
+@pytest.fixture
+def folder(manifest: Manifest, tmp_path: Path) -> Path:
+    """A copy of the default model to spoil."""
+    return Path(shutil.copytree(manifest.folder, tmp_path / "copy"))
+
+
+def edit(folder: Path, change: Callable[[str], str]) -> None:
+    path = folder / "manifest.toml"
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+
+
+def test_installed_models_are_whole() -> None:
+    assert "sedstream-base" in [folder.name for folder in installed()]
+    for folder in installed():
+        manifest = read(folder)
+        assert manifest.name == folder.name
+        manifest.verify()
+        assert (folder / "CARD.md").is_file()
+        assert manifest.weights.stat().st_size <= 25 * 2**20
+        assert manifest.plan("live").latency <= 0.64
+
+
+def test_a_folder_is_a_model(folder: Path, model: Model, speech: NDArray[np.float32]) -> None:
+    copy = load(folder)
+    plan = copy.manifest.plan("live")
+    block = speech[: plan.window * HOP][None]
+    for ours, theirs in zip(model(block, plan), copy(block, plan), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_the_answer_is_a_distribution_and_rows_are_independent(model: Model, speech: NDArray[np.float32]) -> None:
+    plan = model.manifest.plan("live")
+    width = plan.window * HOP
+    blocks = np.stack([speech[n * 5000 : n * 5000 + width] for n in range(5)])
+    scores, affect = model(blocks, plan)
+    assert scores.shape == (5, plan.step, len(model.manifest.labels))
+    assert affect.shape == (5, plan.step, 2)
+    assert np.allclose(np.exp(scores).sum(-1), 1, atol=1e-5)
+    assert ((affect > 0) & (affect < 1)).all()
+    alone = model(blocks[3:4], plan)
+    assert np.array_equal(alone[0][0], scores[3])
+    assert np.array_equal(alone[1][0], affect[3])
+
+
+def test_level_does_not_matter(model: Model, speech: NDArray[np.float32]) -> None:
+    """±20 dB changes no label probability by more than rounding."""
+    plan = model.manifest.plan("live")
+    block = speech[30_000 : 30_000 + plan.window * HOP][None] * np.float32(0.1)
+    here = model(block, plan)[0]
+    for gain in (0.1, 10.0):
+        assert np.abs(np.exp(model(block * np.float32(gain), plan)[0]) - np.exp(here)).max() < 1e-2
+
+
+def test_silence_gives_finite_answers(model: Model) -> None:
+    plan = model.manifest.plan("live")
+    scores, affect = model(np.zeros((1, plan.window * HOP), np.float32), plan)
+    assert np.isfinite(scores).all()
+    assert np.isfinite(affect).all()
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "../sedstream-base", "/"])
+def test_unknown_model(name: str) -> None:
+    with pytest.raises(BadModel, match="expected one of .*sedstream-base"):
+        find(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.replace("[vad]", "[vad]\nloudness = 3"), "Bad key 'vad.loudness', expected one of threshold"),
+        (lambda t: 'colour = "red"\n' + t, "Bad key 'colour'"),
+        (lambda t: t.replace("[encoder]", "[encoder]\nwings = 2"), "Bad key 'encoder.wings'"),
+        (lambda t: t.replace("[head]", "[head]\nwings = 2"), "Bad key 'head.wings'"),
+        (lambda t: t.replace("[plans.live]", "[plans.live]\nspeed = 1"), "Bad key 'plans.live.speed'"),
+        (lambda t: t.replace('"whisper"', '"murmur"'), "Bad family 'murmur'"),
+        (lambda t: t.replace('"windowed"', '"wound"'), "Bad kind 'wound'"),
+        (lambda t: t.replace("step = 16", "step = 15"), "Bad plan step 15"),
+        (lambda t: t.replace("[weights]", "[weights"), "expected readable TOML"),
+        (lambda t: t.replace('name = "sedstream-base"\n', ""), "Bad value None of 'name', expected str"),
+        (lambda t: t.replace('"happy"', '"neutral"'), "Bad labels"),
+        (lambda t: t.replace('"weights.safetensors"', '"../weights.safetensors"'), "expected a name inside"),
+        (lambda t: t.replace('sha256 = "', 'sha256 = "0'), "expected sha256"),
+    ],
+)
+def test_bad_manifest(change: Callable[[str], str], says: str, folder: Path) -> None:
+    edit(folder, change)
+    with pytest.raises(BadModel, match=says):
+        load(folder)
+
+
+def test_corrupt_and_missing_weights(folder: Path) -> None:
+    weights = folder / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BadModel, match="Bad weights .*expected sha256"):
+        load(folder)
+    weights.unlink()
+    with pytest.raises(BadModel, match="Bad weights .*No such file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", b"\x80\x04\x95pickle"])
+def test_weights_that_are_no_safetensors(content: bytes, folder: Path) -> None:
+    """Even with the right hash nothing but safetensors is read; a pickle least of all."""
+    from hashlib import sha256
+
+    old = read(folder).sha256
+    (folder / "weights.safetensors").write_bytes(content)
+    edit(folder, lambda t: t.replace(old, sha256(content).hexdigest()))
+    with pytest.raises(BadModel, match="expected safetensors"):
+        load(folder)
+
+
+def test_weights_of_another_model(folder: Path) -> None:
+    from hashlib import sha256
+
+    from safetensors.numpy import save_file
+
+    save_file({"encoder.conv1.weight": np.zeros((2, 2), np.float32)}, folder / "weights.safetensors")
+    digest = sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    old = read(folder).sha256
+    edit(folder, lambda t: t.replace(old, digest))
+    with pytest.raises(BadModel, match="expected those of its manifest"):
+        load(folder)
+
+
+def test_bad_device() -> None:
+    with pytest.raises(BadInput, match="Bad device 'toaster', expected cpu or cuda"):
+        load(device="toaster")
