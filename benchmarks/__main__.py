@@ -1,0 +1,12 @@
+"""``python -m benchmarks speed``, ``python -m benchmarks accuracy …``."""
+
+import sys
+from importlib import import_module
+
+NAMES = ("accuracy", "speed")
+
+if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+    raise SystemExit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")
+name = sys.argv.pop(1)
+sys.argv[0] = f"python -m benchmarks {name}"
+import_module(f"benchmarks.{name}").main()
