@@ -19,7 +19,7 @@ from sedstream.manifest import read
 from sedstream.training import augment, corpora
 from sedstream.training.concatenations import PATTERNS, UNHEARD, Piece, Speakers, follow, pieces, window
 from sedstream.training.corpora import UNKNOWN, Utterance, load, read_audio, read_index, read_speech, targets
-from sedstream.training.objective import concordance, emotion_loss, fit_temperature, recalls
+from sedstream.training.objective import calibrate, concordance, emotion_loss, recalls
 from sedstream.training.publish import LABELS, toml
 from sedstream.training.recipe import train
 from sedstream.zoo import load as load_model
@@ -239,7 +239,7 @@ def test_concordance() -> None:
     assert concordance(target[:100], target[:100], weight[:100]).item() == pytest.approx(1, abs=1e-4)
 
 
-def test_recalls_and_temperature() -> None:
+def test_recalls_and_calibration() -> None:
     logits = torch.tensor([[2.0, 0, 0], [0, 2, 0], [2, 0, 0], [2, 0, 0]])
     emotion = torch.tensor([0, 1, 1, 0])
     found = recalls(logits, emotion)
@@ -247,8 +247,14 @@ def test_recalls_and_temperature() -> None:
     assert found[2].isnan()
     torch.manual_seed(0)
     logits = torch.randn(20000, 4)
-    drawn = torch.multinomial((logits / 2).softmax(-1), 1)[:, 0]
-    assert fit_temperature(logits, drawn, torch.ones(20000)) == pytest.approx(2, rel=0.1)
+    truth = torch.tensor([1.0, 0.0, -0.5, -0.5])
+    drawn = torch.multinomial((logits / 2 + truth).softmax(-1), 1)[:, 0]
+    temperature, offset = calibrate(logits, drawn, torch.ones(20000))
+    assert temperature == pytest.approx(2, rel=0.1)
+    torch.testing.assert_close(offset, truth, atol=0.1, rtol=0)
+    # A class that was never heard is left alone.
+    _, offset = calibrate(logits[drawn < 3], drawn[drawn < 3], torch.ones(int((drawn < 3).sum())))
+    assert offset[3] == 0
 
 
 def test_toml() -> None:

@@ -14,6 +14,7 @@ import torch
 from rich.progress import Progress
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.train_logger import FileTrainLogger
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader
 
@@ -23,7 +24,7 @@ from ..errors import BadInput
 from ..manifest import DEFAULT, find
 from .corpora import load
 from .features import BATCH, Batch, Pass, Recipe, encode
-from .objective import concordance, emotion_loss, fit_temperature, recalls
+from .objective import calibrate, concordance, emotion_loss, recalls
 from .publish import LABELS, pretrained, publish
 
 ENCODER: Mapping[str, Any] = {
@@ -61,12 +62,15 @@ class Schedule:
 class HeadBrain(sb.Brain):  # type: ignore[misc]
     """SpeechBrain's loop over batches of cached features; the head is all that learns."""
 
-    def __init__(self, head: FrameHead, classes: Tensor, schedule: Schedule, **options: Any) -> None:
+    def __init__(
+        self, head: FrameHead, classes: Tensor, schedule: Schedule, log: Path, **options: Any
+    ) -> None:
         optimiser = partial(torch.optim.AdamW, lr=schedule.rate, weight_decay=schedule.decay)
         super().__init__(modules={"head": head}, opt_class=optimiser, **options)
         self.classes = classes
         self.schedule = schedule
-        self.valid: dict[str, float] = {}
+        self.log = FileTrainLogger(str(log))
+        self.loss: dict[sb.Stage, float] = {}
 
     def compute_forward(self, batch: Batch, stage: sb.Stage) -> tuple[Tensor, Tensor]:
         """Logits and affect of a batch of features."""
@@ -90,21 +94,23 @@ class HeadBrain(sb.Brain):  # type: ignore[misc]
                 group["lr"] = self.schedule.at(self.optimizer_step)
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
-        """Keep a checkpoint after each validation, with its loss."""
+        """Log the losses of the epoch and keep a checkpoint after each validation."""
+        self.loss[stage] = float(stage_loss)
         if stage == sb.Stage.VALID:
-            self.valid = {"loss": float(stage_loss)}
-            self.checkpointer.save_and_keep_only(meta=self.valid, num_to_keep=1)
+            train_loss = self.loss.get(sb.Stage.TRAIN, math.nan)
+            self.log.log_stats({"epoch": epoch}, {"loss": train_loss}, {"loss": float(stage_loss)})
+            self.checkpointer.save_and_keep_only(meta={"loss": float(stage_loss)}, num_to_keep=1)
 
 
 def train(
     data: Path,
     out: Path,
     *,
-    epochs: int = 8,
+    epochs: int = 3,
     passes: int = 3,
     hours: float = 10.0,
-    rate: float = 1e-3,
-    seed: int = 0,
+    rate: float = 1.5e-3,
+    seed: int = 1,
     checkpoint: Path | None = None,
     workers: int = 2,
     name: str = DEFAULT,
@@ -159,6 +165,7 @@ def train(
         learner,
         class_weights(heard[0]),
         Schedule(steps=epochs * passes * batches, rate=rate),
+        work / "log.txt",
         run_opts={"device": "cpu", "precision": "bf16", "noprogressbar": quiet},
         checkpointer=Checkpointer(work / "checkpoints", {"head": learner, "counter": counter}),
     )
@@ -196,26 +203,32 @@ def class_weights(seen: Pass) -> Tensor:
     return torch.where(counts > 0, weights, 0.0)  # else label smoothing would call for what never comes
 
 
-@torch.inference_mode()
 def judge(head: FrameHead, valid: list[Pass]) -> dict[str, Any]:
-    """Figures of a head over the trained frames of passes: recalls, their mean, concordances and the temperature."""
-    found = [(head(b.features.float()), b) for seen in valid for b in map(seen.__getitem__, range(len(seen)))]
-    known = [(b.emotion >= 0) & (b.weight > 0) for _, b in found]
-    logits = torch.cat([answer[0][keep] for (answer, _), keep in zip(found, known, strict=True)])
-    emotion = torch.cat([b.emotion[keep] for (_, b), keep in zip(found, known, strict=True)])
-    weight = torch.cat([b.weight[keep] for (_, b), keep in zip(found, known, strict=True)])
-    affect = torch.cat([answer[1].reshape(-1, 2) for answer, _ in found])
-    target = torch.cat([b.affect.reshape(-1, 2) for _, b in found])
-    weights = torch.cat([b.weight.reshape(-1) for _, b in found])
-    recall = recalls(logits, emotion)
+    """Calibrate a head on the trained frames of passes; its recalls, their mean, concordances and the temperature.
+
+    The offsets of the calibration are added to the head's last bias.
+    """
+    batches = [seen[number] for seen in valid for number in range(len(seen))]
+    with torch.inference_mode():
+        answers = [head(batch.features.float()) for batch in batches]
+        logits, affect = (torch.cat([answer[n].flatten(0, 1) for answer in answers]) for n in range(2))
+    emotion = torch.cat([batch.emotion.flatten() for batch in batches])
+    target = torch.cat([batch.affect.flatten(0, 1) for batch in batches])
+    weight = torch.cat([batch.weight.flatten() for batch in batches])
+    known = (emotion >= 0) & (weight > 0)
+    logits = logits[known].clone()
+    temperature, offset = calibrate(logits, emotion[known], weight[known])
+    with torch.no_grad():
+        head.emotion.bias += temperature * offset
+    recall = recalls(logits + temperature * offset, emotion[known])
     return {
         "recall": {label: round(float(r), 4) for label, r in zip(LABELS, recall, strict=True)},
         "uar": round(float(recall.nanmean()), 4),
         "concordance": {
-            track: round(float(concordance(affect[:, n], target[:, n], weights)), 4)
+            track: round(float(concordance(affect[:, n], target[:, n], weight)), 4)
             for n, track in enumerate(("arousal", "valence"))
         },
-        "temperature": fit_temperature(logits, emotion, weight),
+        "temperature": temperature,
     }
 
 
