@@ -219,7 +219,7 @@ def judge(head: FrameHead, valid: list[Pass]) -> dict[str, Any]:
     logits = logits[known].clone()
     temperature, offset = calibrate(logits, emotion[known], weight[known])
     with torch.no_grad():
-        head.emotion.bias += temperature * offset
+        head.emotion.bias.add_(temperature * offset)
     recall = recalls(logits + temperature * offset, emotion[known])
     return {
         "recall": {label: round(float(r), 4) for label, r in zip(LABELS, recall, strict=True)},
