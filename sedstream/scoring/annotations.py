@@ -1,0 +1,67 @@
+"""Annotations from files and folders, whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import BadInput
+from . import formats
+from .labels import vocabulary
+from .sheet import SUFFIXES, Recording, Sheet
+
+READERS = {".jsonl": formats.lines, ".csv": formats.table, ".rttm": formats.rttm, ".json": formats.zed}
+ZED = "ZED.json"
+ACCOUNTS = frozenset({"run.jsonl", "summary.csv", "errors.csv"})
+"""What ``sedstream diarize --out`` writes about a folder beside its annotations."""
+
+
+def read(
+    path: str | Path, *, labels: Sequence[str] | None = None, mapping: Mapping[str, str] | None = None
+) -> dict[str, Recording]:
+    """The annotations in a file or folder, by name of recording.
+
+    A file is RTTM (``SPEAKER file channel onset duration <NA> <NA> emotion <NA> <NA>``), CSV (columns ``start, end,
+    emotion``; also ``file, channel, role, speaker, arousal, valence, duration``), JSONL (rows of ``sedstream diarize``)
+    or JSON in ZED's layout (``{id: {"wav", "duration", "emotion": [{"emo", "start", "end"}]}}``). A folder is ZED's
+    (it holds ``ZED.json``), or holds files of these formats, at any depth; where several formats lie side by side, one
+    is read, in the order of ``READERS``. A file without segments is a recording of that name in which nothing is felt.
+
+    ``labels``, ``mapping``: see :func:`~sedstream.scoring.labels.vocabulary`. Raises ``BadInput`` that names file and
+    line.
+    """
+    source = Path(path)
+    sheet = Sheet(vocabulary(labels, mapping))
+    for file in _files(source):
+        reader = READERS.get(file.suffix.lower())
+        if reader is None:
+            raise BadInput(f"Bad file '{file}', expected one of {', '.join(SUFFIXES)}")
+        reader(file, _text(file), sheet)
+    if sheet.empty:
+        raise BadInput(f"Bad annotation '{path}', expected at least one segment")
+    return sheet.recordings()
+
+
+def _files(source: Path) -> list[Path]:
+    if not source.exists():
+        raise BadInput(f"Bad path '{source}', expected a file or folder that exists")
+    if not source.is_dir():
+        return [source]
+    if (source / ZED).is_file():
+        return [source / ZED]
+    inside = [p for p in sorted(source.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    for suffix in READERS:
+        found = [p for p in inside if p.suffix.lower() == suffix and p.name not in ACCOUNTS]
+        if found:
+            return found
+    raise BadInput(f"Bad folder '{source}', expected at least one file of {', '.join(READERS)} in it")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadInput(f"Bad file '{file}', expected one that can be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"Bad file '{file}', expected UTF-8, which line {line} is not") from error

@@ -1,0 +1,142 @@
+"""From two sides to one report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import BadInput
+from .agreement import Curves
+from .annotations import read
+from .classes import Found, Frames, confusion
+from .eder import Eder, eder, mean
+from .labels import NEUTRAL
+from .report import Fragments, Report, Result
+from .segments import TOLERANCES, boundaries, fragments, segments
+from .sheet import SECOND, Span, ticks
+from .sweep import Region, regions
+from .tracks import Track, pair
+
+COLLARS = (0.0, 0.25)
+"""Seconds; the report gives EDER for both, with and without silence, beside what was asked for."""
+
+
+def score(
+    reference: str | Path,
+    hypothesis: str | Path,
+    *,
+    collar: float = 0.0,
+    silence: bool = True,
+    labels: Sequence[str] | None = None,
+    mapping: Mapping[str, str] | None = None,
+) -> Report:
+    """Compare a diarization with what is true: two files or folders, in any of the formats of :func:`read`.
+
+    ``collar``: seconds around each boundary of the reference that are not scored, on each side. ``silence``: whether
+    time without segments is scored, as neutral; see :func:`~sedstream.scoring.sweep.regions` for both. ``labels``: the
+    emotions that may occur, by default the seven that sedstream knows; neutral is always one. ``mapping``: label in the
+    files -> emotion, for either side, e.g. ``{"excited": "happy"}``.
+
+    Raises ``BadInput``: a path, line, span or label that cannot be used, or sides that are not about the same
+    recordings.
+    """
+    _check(collar)
+    truth = read(reference, labels=labels, mapping=mapping)
+    claim = read(hypothesis, labels=labels, mapping=mapping)
+    return compare(pair(truth, claim), collar=collar, silence=silence)
+
+
+def compare(tracks: Sequence[Track], *, collar: float = 0.0, silence: bool = True) -> Report:
+    """The report on ``tracks``; ``collar`` in seconds, both as in :func:`score`."""
+    unscored = _check(collar)
+    frames, matrix = Frames(), dict[tuple[str, str], float]()
+    arousal, valence = Curves("arousal"), Curves("valence")
+    errors: list[Eder] = []
+    for track in tracks:
+        scored = list(regions(track, collar=unscored, silence=silence))
+        errors.append(eder(scored))
+        frames.count(scored)
+        confusion(scored, matrix)
+        arousal.count(scored)
+        valence.count(scored)
+    files = _by((track.file for track in tracks), errors)
+    majority = _majority(tracks, unscored, silence)
+    neutral = [replace(track, hypothesis=()) for track in tracks]
+    constant = [_constant(track, majority, silence) for track in tracks]
+    duration = sum(track.duration for track in tracks)
+    return Report(
+        collar=collar,
+        silence=silence,
+        tracks=len(tracks),
+        seconds=duration / SECOND,
+        result=_result(errors, files, frames),
+        neutral=_evaluate(neutral, unscored, silence),
+        majority=_evaluate(constant, unscored, silence),
+        majority_label=majority,
+        conditions={
+            (width, quiet): _evaluate(tracks, round(width * SECOND), quiet)
+            for width in COLLARS
+            for quiet in (True, False)
+        },
+        files=files,
+        speakers=_by((track.speaker for track in tracks), errors),
+        frames=frames,
+        segments=sum((segments(track) for track in tracks), Found()),
+        boundaries={t: sum((boundaries(track, t) for track in tracks), Found()) for t in TOLERANCES},
+        fragments=Fragments(
+            sum(fragments(track.reference, track.duration) for track in tracks),
+            sum(fragments(track.hypothesis, track.duration) for track in tracks),
+            duration / SECOND / 60,
+        ),
+        ccc={"arousal": arousal.ccc, "valence": valence.ccc},
+        confusion=matrix,
+    )
+
+
+def _check(collar: float) -> int:
+    """The collar in nanoseconds."""
+    if not (isinstance(collar, int | float) and math.isfinite(collar) and collar >= 0):
+        raise BadInput(f"Bad collar '{collar}', expected seconds, 0 or more")
+    return ticks(collar) or 0
+
+
+def _evaluate(tracks: Sequence[Track], collar: int, silence: bool) -> Result:
+    frames = Frames()
+    errors: list[Eder] = []
+    for track in tracks:
+        scored: list[Region] = list(regions(track, collar=collar, silence=silence))
+        errors.append(eder(scored))
+        frames.count(scored)
+    return _result(errors, _by((track.file for track in tracks), errors), frames)
+
+
+def _result(errors: Iterable[Eder], files: Mapping[str, Eder], frames: Frames) -> Result:
+    return Result(sum(errors, Eder()), mean(files.values()), frames.macro_f1, frames.uar)
+
+
+def _by(names: Iterable[str], errors: Iterable[Eder]) -> dict[str, Eder]:
+    """Errors pooled by name."""
+    found: dict[str, Eder] = {}
+    for name, error in zip(names, errors, strict=True):
+        found[name] = found.get(name, Eder()) + error
+    return found
+
+
+def _majority(tracks: Iterable[Track], collar: int, silence: bool) -> str:
+    """The class with the most scored time in the reference."""
+    held: Counter[str] = Counter()
+    for track in tracks:
+        for region in regions(replace(track, hypothesis=()), collar=collar, silence=silence):
+            for emotion in region.emotions[0] or {NEUTRAL}:
+                held[emotion] += region.length
+    return min(held, key=lambda name: (-held[name], name), default=NEUTRAL)
+
+
+def _constant(track: Track, emotion: str, silence: bool) -> Track:
+    """The track with a hypothesis of nothing but ``emotion``: without silence, where the reference has segments."""
+    whole = (Span(0, track.duration, emotion),)
+    spoken = tuple(Span(span.start, span.end, emotion) for span in track.reference)
+    return replace(track, hypothesis=whole if silence else spoken)

@@ -1,0 +1,129 @@
+"""What an annotation holds, in integer nanoseconds, and the sheet on which the readers note it down."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import BadInput
+from .labels import Vocabulary
+
+SECOND = 1_000_000_000
+"""Ticks a second. A 20 ms frame, a sample at 8 or 16 kHz and every decimal of an annotation are whole nanoseconds, so
+equal times compare equal; as floats, not even consecutive frames of 0.02 s all touch each other."""
+
+AUDIO = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".aiff", ".au")
+SUFFIXES = (".jsonl", ".csv", ".rttm", ".json")
+"""Annotations, in the order of preference inside a folder that holds several: what says more comes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """``emotion`` in [start, end), nanoseconds. ``arousal``, ``valence``: on the file's own scale, or None."""
+
+    start: int
+    end: int
+    emotion: str
+    channel: str = ""
+    role: str = ""
+    speaker: str = ""
+    arousal: float | None = None
+    valence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The annotation of one recording, in order of time. ``name``: its file name without folder and suffix.
+    ``duration``: nanoseconds, None when the format does not say."""
+
+    name: str
+    spans: tuple[Span, ...]
+    duration: int | None = None
+
+
+class Sheet:
+    """What has been read so far from the files of one side. Everything is checked as it is noted down; ``where`` says
+    in the error which file and line it came from."""
+
+    def __init__(self, words: Vocabulary) -> None:
+        self._words = words
+        self._files: dict[str, str] = {}
+        self._spans: dict[str, list[Span]] = {}
+        self._durations: dict[str, int] = {}
+
+    def recording(self, file: str, where: str) -> str:
+        """The name of the recording ``file``, known from now on."""
+        name = stem(file)
+        if self._files.setdefault(name, file) != file:
+            raise BadInput(
+                f"Bad recordings '{self._files[name]}' and '{file}' in {where}, expected names that differ without "
+                "their folders"
+            )
+        self._spans.setdefault(name, [])
+        return name
+
+    def add(
+        self,
+        file: str,
+        where: str,
+        start: int,
+        end: int,
+        emotion: object,
+        *,
+        channel: str = "",
+        role: str = "",
+        speaker: str = "",
+        arousal: float | None = None,
+        valence: float | None = None,
+    ) -> Span | None:
+        """A span of ``file`` in nanoseconds; None when it is labelled as silence."""
+        name = self.recording(file, where)
+        try:
+            label = self._words.resolve(str(emotion))
+        except KeyError:
+            expected = ", ".join(self._words.labels)
+            raise BadInput(f"Bad emotion '{emotion}' in {where}, expected one of {expected}") from None
+        if label is None:
+            return None
+        span = Span(start, end, label, channel, role, speaker, arousal, valence)
+        self._spans[name].append(span)
+        return span
+
+    def lasts(self, file: str, where: str, seconds: object) -> None:
+        """``file`` is so long."""
+        duration = ticks(seconds)
+        if duration is None or duration <= 0:
+            raise BadInput(f"Bad duration '{seconds}' in {where}, expected seconds above 0")
+        self._durations[self.recording(file, where)] = duration
+
+    @property
+    def empty(self) -> bool:
+        """Neither a segment nor the length of a recording without any."""
+        return not any(self._spans.values()) and not self._durations
+
+    def recordings(self) -> dict[str, Recording]:
+        return {
+            name: Recording(name, tuple(sorted(spans, key=lambda span: (span.start, span.end))), durations)
+            for name, spans in self._spans.items()
+            for durations in [self._durations.get(name)]
+        }
+
+
+def stem(file: str) -> str:
+    """``calls/a.wav`` -> ``a``. Only known suffixes go: the identifiers of RTTM may hold dots."""
+    name = file.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    for suffix in (*AUDIO, *SUFFIXES):
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def ticks(seconds: object) -> int | None:
+    """Nanoseconds; None for what is no finite number."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
+        return None
+    try:
+        value = float(seconds)
+    except (ValueError, OverflowError):
+        return None
+    return round(value * SECOND) if math.isfinite(value) else None
