@@ -4,9 +4,11 @@ it."""
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -21,7 +23,7 @@ from .grid import HOP, RATE
 from .offline import mix
 from .stream import Stream
 from .tick import tick
-from .zoo import Model
+from .zoo import Model, one_core
 
 Array = NDArray[np.float32]
 POLL = 0.02
@@ -170,6 +172,7 @@ class Engine:
         self._arrivals: deque[Session] = deque()
         self._wake = threading.Event()
         self._stopping = False
+        self._pool = ThreadPoolExecutor(os.cpu_count(), "sedstream-row", initializer=one_core)
         self._thread = threading.Thread(target=self._run, name="sedstream-engine", daemon=True)
 
     def __enter__(self) -> Engine:
@@ -180,6 +183,7 @@ class Engine:
         self._stopping = True
         self.wake()
         self._thread.join()
+        self._pool.shutdown()
 
     def wake(self) -> None:
         """There is something to do."""
@@ -231,7 +235,8 @@ class Engine:
                 failed.append(Delivery(session, [], done=True, error=error))
         running = [session for session in self._sessions if not session._over]
         try:
-            answered = 0 if self._stopping else tick(self.model, [s for session in running for s in session.streams])
+            streams = [stream for session in running for stream in session.streams]
+            answered = 0 if self._stopping else tick(self.model, streams, self._pool.map)
         except Exception as error:
             # The model itself failed (out of memory, a broken device): no session can go on, and each is told so.
             log.exception("the model failed")

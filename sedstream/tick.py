@@ -7,15 +7,23 @@ from collections.abc import Iterable
 import numpy as np
 
 from .stream import Block, Stream
-from .zoo import Model
+from .zoo import Model, Spread
+
+GROUP = 8
+"""Sessions that share a call of the VAD: larger batches gain nothing more."""
 
 
-def tick(model: Model, streams: Iterable[Stream]) -> int:
-    """Answer at most one block of each stream; how many blocks were answered (0: all wait for samples)."""
+def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
+    """Answer at most one block of each stream; how many blocks were answered (0: all wait for samples).
+
+    ``spread``: see :class:`sedstream.zoo.Model`. It changes the time, not the answer.
+    """
     ready = [(stream, block) for stream in streams if (block := stream.pull()) is not None]
     if not ready:
         return 0
-    heard = model.silero([block.chunks for _, block in ready], [block.state for _, block in ready])
+    groups = [[block for _, block in ready[n : n + GROUP]] for n in range(0, len(ready), GROUP)]
+    parts = spread(lambda group: model.silero([b.chunks for b in group], [b.state for b in group]), groups)
+    heard = [answer for part in parts for answer in part]
     spoken: list[tuple[Stream, Block]] = []
     for (stream, block), (probabilities, state) in zip(ready, heard, strict=True):
         if stream.hear(probabilities, state):
@@ -24,7 +32,7 @@ def tick(model: Model, streams: Iterable[Stream]) -> int:
             stream.push(None, None)
     for plan in {block.plan for _, block in spoken}:
         rows = [(stream, block) for stream, block in spoken if block.plan == plan]
-        scores, affect = model(np.stack([block.samples for _, block in rows]), plan)
+        scores, affect = model(np.stack([block.samples for _, block in rows]), plan, spread)
         for n, (stream, _) in enumerate(rows):
             stream.push(scores[n], affect[n])
     return len(ready)

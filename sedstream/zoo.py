@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
 
 Array = NDArray[np.float32]
+Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""Applies a function to each of some things, in order of the things, wherever and whenever it likes."""
 
 
 class Network(nn.Module):
@@ -52,16 +54,16 @@ class Model:
         self.silero = Silero()
         self._network = network.to(device).eval()
 
-    @torch.inference_mode()
-    def __call__(self, blocks: Array, plan: Plan) -> tuple[Array, Array]:
+    def __call__(self, blocks: Array, plan: Plan, spread: Spread = map) -> tuple[Array, Array]:
         """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]`` and arousal, valence ``[B,
         step, 2]`` f32.
 
         A row's answer does not depend on the other rows: on the CPU rows are computed one by one (a window is large
-        enough to keep the cores busy, and batched kernels round differently), on a GPU in batches of fixed sizes.
+        enough to keep a core busy, and batched kernels round differently), on a GPU in batches of fixed sizes.
+        ``spread``: ``map``, or that of a pool of threads started with :func:`one_core`, for the rows on a CPU.
         """
         if self.device.type == "cpu":
-            answers = [self._answer(torch.from_numpy(block[None]), plan) for block in blocks]
+            answers = list(spread(lambda block: self._answer(torch.from_numpy(block[None]), plan), blocks))
         else:
             answers = [
                 self._bucket(part, plan)
@@ -76,6 +78,7 @@ class Model:
         scores, affect = self._answer(full.to(self.device, non_blocking=True), plan)
         return scores[: len(blocks)], affect[: len(blocks)]
 
+    @torch.inference_mode()
     def _answer(self, samples: torch.Tensor, plan: Plan) -> tuple[Array, Array]:
         logits, affect = self._network(samples)
         answered = slice(plan.left, plan.left + plan.step)
@@ -85,6 +88,11 @@ class Model:
     def warm(self, plan: Plan) -> None:
         """Run once on silence, so that the first session does not pay for the first call."""
         self(np.zeros((1, plan.window * HOP), np.float32), plan)
+
+
+def one_core() -> None:
+    """Start a thread of a pool with this: rows side by side on one core each are faster than one row on all cores."""
+    torch.set_num_threads(1)
 
 
 def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:

@@ -65,6 +65,8 @@ def test_live_is_offline_over_the_wire(model: Model, clip: Path, stereo: Path) -
             )
             assert together[:3] == [expected] * 3
             assert together[3] == rows_offline(clip, model, labels=["neutral", "angry"])
+            slow = await rows_over_the_wire(url, clip, 0.1, latency="batch")
+            assert slow == list(sedstream.diarize(clip, model=model).rows())
 
     asyncio.run(run())
 

@@ -140,8 +140,8 @@ class Microphone:
             # PortAudio waits for a sound server that no longer answers, here and when the interpreter exits; a program
             # that must end leaves the stream to the operating system instead. PortAudio's thread goes on meanwhile, so
             # its code and its callback must outlive even the interpreter: they are never freed.
-            if handler := getattr(self._portaudio, "_exit_handler", None):
-                atexit.unregister(handler)
+            if waiting := getattr(self._portaudio, "_exit_handler", None):
+                atexit.unregister(waiting)
             for kept in (self._stream, getattr(self._portaudio, "_lib", None)):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         elif self._stream is not None:

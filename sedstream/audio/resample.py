@@ -29,7 +29,7 @@ BETA = 9.0
 """Kaiser window shape: about 90 dB of stop-band attenuation."""
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _filter(
     history: NDArray[np.float32], offset: int, first: int, up: int, down: int, table: NDArray[np.float32],
     out: NDArray[np.float32],

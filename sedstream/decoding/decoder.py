@@ -40,7 +40,7 @@ def quantise(log_probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
     return steps
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def trace(frame: int, label: int, until: int, start: Ints, before: Ints) -> int:
     """The label at frame ``until`` of the best path that is in class ``label`` at ``frame`` ≥ ``until``."""
     ring = start.shape[0]
@@ -50,7 +50,7 @@ def trace(frame: int, label: int, until: int, start: Ints, before: Ints) -> int:
     return label
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def best_other(score: Ints, label: int) -> int:
     """The class with the highest score in one column, ``label`` itself excluded (-1: all classes)."""
     best = -1
@@ -60,7 +60,7 @@ def best_other(score: Ints, label: int) -> int:
     return best
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def advance(
     emissions: NDArray[np.int32], speech: NDArray[np.bool_], first: int, committed: int,
     score: Ints, total: Ints, start: Ints, before: Ints, heard: NDArray[np.bool_],
@@ -120,7 +120,7 @@ def advance(
     return count
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def current(
     t: int, committed: int, score: Ints, total: Ints, start: Ints, before: Ints, heard: NDArray[np.bool_],
     switch: int, pause: int, minimum: int, out: NDArray[np.int64],

@@ -99,7 +99,8 @@ class Connection:
                 session.flush()
             case Close():
                 session.close()
-        while session.queued > MAX_QUEUED and self._code is None:
+        bound = MAX_QUEUED + session.streams[0].plan.latency  # what a block still lacks is nobody's delay
+        while session.queued > bound and self._code is None:
             self._room.clear()
             await self._room.wait()
 
