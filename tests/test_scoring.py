@@ -225,12 +225,12 @@ def test_micro_macro_and_speakers() -> None:
 
 def test_baselines() -> None:
     report = compare([track([spoken(0, 6, "sad"), spoken(6, 7, "angry")], [spoken(0, 7, "sad")], 10 * SECOND)])
-    assert report.neutral.eder.rate == 0.7
-    assert report.neutral.eder.missed == 7 * SECOND
-    assert (report.majority_label, report.majority.eder.rate) == ("sad", 0.4)
-    assert report.neutral.uar == pytest.approx(1 / 3)
+    assert report.neutral.result.eder.rate == 0.7
+    assert report.neutral.result.eder.missed == 7 * SECOND
+    assert (report.majority.label, report.majority.result.eder.rate) == ("sad", 0.4)
+    assert report.neutral.frames.uar == pytest.approx(1 / 3)
     quiet = compare([track([spoken(0, 6, "sad")], [], 10 * SECOND)], silence=False)
-    assert (quiet.majority_label, quiet.majority.eder.rate, quiet.neutral.eder.rate) == ("sad", 0.0, 1.0)
+    assert (quiet.majority.label, quiet.majority.result.eder.rate, quiet.neutral.result.eder.rate) == ("sad", 0.0, 1.0)
 
 
 @settings(max_examples=200, deadline=None)

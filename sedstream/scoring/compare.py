@@ -14,10 +14,10 @@ from .annotations import read
 from .classes import Found, Frames, confusion
 from .eder import Eder, eder, mean
 from .labels import NEUTRAL
-from .report import Fragments, Report, Result
+from .report import Baseline, Fragments, Report, Result
 from .segments import TOLERANCES, boundaries, fragments, segments
 from .sheet import SECOND, Span, ticks
-from .sweep import Region, regions
+from .sweep import regions
 from .tracks import Track, pair
 
 COLLARS = (0.0, 0.25)
@@ -63,24 +63,16 @@ def compare(tracks: Sequence[Track], *, collar: float = 0.0, silence: bool = Tru
         arousal.count(scored)
         valence.count(scored)
     files = _by((track.file for track in tracks), errors)
-    majority = _majority(tracks, unscored, silence)
-    neutral = [replace(track, hypothesis=()) for track in tracks]
-    constant = [_constant(track, majority, silence) for track in tracks]
     duration = sum(track.duration for track in tracks)
     return Report(
         collar=collar,
         silence=silence,
         tracks=len(tracks),
         seconds=duration / SECOND,
-        result=_result(errors, files, frames),
-        neutral=_evaluate(neutral, unscored, silence),
-        majority=_evaluate(constant, unscored, silence),
-        majority_label=majority,
-        conditions={
-            (width, quiet): _evaluate(tracks, round(width * SECOND), quiet)
-            for width in COLLARS
-            for quiet in (True, False)
-        },
+        result=Result(sum(errors, Eder()), mean(files.values())),
+        neutral=_baseline(NEUTRAL, tracks, unscored, silence),
+        majority=_baseline(_majority(tracks, unscored, silence), tracks, unscored, silence),
+        conditions={(width, quiet): _result(tracks, width, quiet) for width in COLLARS for quiet in (True, False)},
         files=files,
         speakers=_by((track.speaker for track in tracks), errors),
         frames=frames,
@@ -103,18 +95,24 @@ def _check(collar: float) -> int:
     return ticks(collar) or 0
 
 
-def _evaluate(tracks: Sequence[Track], collar: int, silence: bool) -> Result:
+def _result(tracks: Sequence[Track], collar: float, silence: bool) -> Result:
+    errors = [eder(regions(track, collar=_check(collar), silence=silence)) for track in tracks]
+    return Result(sum(errors, Eder()), mean(_by((track.file for track in tracks), errors).values()))
+
+
+def _baseline(label: str, tracks: Sequence[Track], collar: int, silence: bool) -> Baseline:
+    """``label`` everywhere; without silence, wherever the reference has a segment."""
     frames = Frames()
     errors: list[Eder] = []
     for track in tracks:
-        scored: list[Region] = list(regions(track, collar=collar, silence=silence))
+        whole = (Span(0, track.duration, label),)
+        spoken = tuple(Span(span.start, span.end, label) for span in track.reference)
+        constant = replace(track, hypothesis=whole if silence else spoken)
+        scored = list(regions(constant, collar=collar, silence=silence))
         errors.append(eder(scored))
         frames.count(scored)
-    return _result(errors, _by((track.file for track in tracks), errors), frames)
-
-
-def _result(errors: Iterable[Eder], files: Mapping[str, Eder], frames: Frames) -> Result:
-    return Result(sum(errors, Eder()), mean(files.values()), frames.macro_f1, frames.uar)
+    files = _by((track.file for track in tracks), errors)
+    return Baseline(label, Result(sum(errors, Eder()), mean(files.values())), frames)
 
 
 def _by(names: Iterable[str], errors: Iterable[Eder]) -> dict[str, Eder]:
@@ -133,10 +131,3 @@ def _majority(tracks: Iterable[Track], collar: int, silence: bool) -> str:
             for emotion in region.emotions[0] or {NEUTRAL}:
                 held[emotion] += region.length
     return min(held, key=lambda name: (-held[name], name), default=NEUTRAL)
-
-
-def _constant(track: Track, emotion: str, silence: bool) -> Track:
-    """The track with a hypothesis of nothing but ``emotion``: without silence, where the reference has segments."""
-    whole = (Span(0, track.duration, emotion),)
-    spoken = tuple(Span(span.start, span.end, emotion) for span in track.reference)
-    return replace(track, hypothesis=whole if silence else spoken)

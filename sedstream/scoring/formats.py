@@ -86,7 +86,7 @@ def lines(file: Path, text: str, sheet: Sheet) -> None:
         if not line.strip():
             continue
         where = f"'{file}' line {number}"
-        row = _parse(line, where)
+        row = _parse(line, file, number)
         if not isinstance(row, dict):
             raise BadInput(f"Bad row '{line.strip()[:40]}' in {where}, expected a JSON object")
         if row.get("type", "emotion.final") != "emotion.final":
@@ -107,10 +107,9 @@ def lines(file: Path, text: str, sheet: Sheet) -> None:
 def zed(file: Path, text: str, sheet: Sheet) -> None:
     """ZED's layout (Wang et al. 2023): an object of utterances by id, each ``{"wav": path, "duration": seconds,
     "emotion": [{"emo": "sad", "start": 1.2, "end": 3.4}]}``; what is not an emotion is neutral."""
-    where = f"'{file}'"
-    utterances = _parse(text, where)
+    utterances = _parse(text, file, 1)
     if not isinstance(utterances, dict) or not utterances:
-        raise BadInput(f"Bad file {where}, expected a JSON object of utterances by id")
+        raise BadInput(f"Bad file '{file}', expected a JSON object of utterances by id")
     for identifier, utterance in utterances.items():
         where = f"'{file}', utterance '{identifier}'"
         if not isinstance(utterance, dict) or not isinstance(utterance.get("emotion"), list):
@@ -193,8 +192,12 @@ def _forbid_overlap(told: Iterable[tuple[str, Span, str]]) -> None:
         last[key] = span
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str, file: Path, line: int) -> Any:
+    """JSON that begins in line ``line`` of ``file``."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadInput(f"Bad JSON in {where}, expected an object: {error}") from error
+    except json.JSONDecodeError as error:
+        at = line + error.lineno - 1
+        raise BadInput(f"Bad JSON in '{file}' line {at}, expected an object: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"Bad JSON in '{file}', expected numbers and nesting of a usual size") from error

@@ -14,19 +14,32 @@ SHOWN = 10
 """Speakers in the text: all of so many, else the worst and best halves of it."""
 COLUMNS = 7
 """Emotions beside one another in the confusion table."""
+WIDTH = 26
+"""Of the first column."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``eder`` pooled (micro), its mean over files (``macro``), and F1 and UAR of frames; all 0…1, None undefined."""
+    """``eder`` pooled over all files (micro), and the mean of the files' rates (``macro``), 0…1 or None."""
 
     eder: Eder
     macro: float | None
-    macro_f1: float | None
-    uar: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        return {"micro": self.eder.to_dict(), "macro": self.macro, "frame_macro_f1": self.macro_f1, "uar": self.uar}
+        return {"micro": self.eder.to_dict(), "macro": self.macro}
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a hypothesis gets that says ``label`` everywhere."""
+
+    label: str
+    result: Result
+    frames: Frames
+
+    def to_dict(self) -> dict[str, Any]:
+        rates = {"frame_macro_f1": self.frames.macro_f1, "uar": self.frames.uar}
+        return {"label": self.label, **self.result.to_dict(), **rates}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +61,10 @@ class Fragments:
 class Report:
     """Everything that :func:`~sedstream.scoring.score` finds. Rates are 0…1, times seconds; None is undefined.
 
-    ``result``: at the ``collar`` and ``silence`` asked for, as are ``neutral`` (a hypothesis that feels nothing),
-    ``majority`` (one that always says ``majority_label``, the reference's most frequent class), ``files``,
-    ``speakers``, ``frames``, ``ccc`` and ``confusion``. ``conditions``: by (collar, silence). ``boundaries``: by
-    tolerance in seconds. ``confusion``: seconds by (reference, hypothesis).
+    ``result``: at the ``collar`` and ``silence`` asked for, as are the baselines ``neutral`` and ``majority`` (the
+    class that the reference has most of the time), ``files``, ``speakers``, ``frames``, ``ccc`` and ``confusion``.
+    ``conditions``: by (collar, silence). ``boundaries``: by tolerance in seconds. ``confusion``: seconds by
+    (reference, hypothesis).
     """
 
     collar: float
@@ -59,9 +72,8 @@ class Report:
     tracks: int
     seconds: float
     result: Result
-    neutral: Result
-    majority: Result
-    majority_label: str
+    neutral: Baseline
+    majority: Baseline
     conditions: Mapping[tuple[float, bool], Result]
     files: Mapping[str, Eder]
     speakers: Mapping[str, Eder]
@@ -90,7 +102,7 @@ class Report:
             "eder": self.result.to_dict(),
             "baselines": {
                 "all-neutral": self.neutral.to_dict(),
-                "majority": {"label": self.majority_label, **self.majority.to_dict()},
+                "majority": self.majority.to_dict(),
             },
             "conditions": [
                 {"collar": collar, "silence": silence, **result.to_dict()}
@@ -124,14 +136,15 @@ class Report:
         yield f"collar {self.collar:g} s, {quiet}"
         yield ""
         parts = ("false alarm", "missed", "confusion", "overlap", "scored s")
-        yield f"{'EDER, %':<24}{'micro':>8}{'macro':>8}" + "".join(f"{name:>12}" for name in parts)
-        rows = {"hypothesis": self.result, "all neutral": self.neutral, f"all {self.majority_label}": self.majority}
-        for name, result in rows.items():
+        yield f"{'EDER, %':<{WIDTH}}{'micro':>7}{'macro':>7}" + "".join(f"{name:>12}" for name in parts)
+        rows = [("hypothesis", self.result), (f"all {self.neutral.label}", self.neutral.result)]
+        rows.append((f"all {self.majority.label[:10]} (majority)", self.majority.result))
+        for name, result in rows:
             found = result.eder
             cells = [found.false_alarm, found.missed, found.confusion, found.overlap]
             shares = [part / found.total if found.total else None for part in cells]
             yield (
-                f"{name[:23]:<24}{_percent(found.rate):>8}{_percent(result.macro):>8}"
+                f"{name:<{WIDTH}}{_percent(found.rate):>7}{_percent(result.macro):>7}"
                 + "".join(f"{_percent(share):>12}" for share in shares)
                 + f"{found.total / 1e9:>12.2f}"
             )
@@ -142,33 +155,33 @@ class Report:
         yield from self._found_lines()
         yield ""
         reference, hypothesis = self.fragments.per_minute()
-        yield f"{'fragments a minute':<24}reference {_number(reference)}, hypothesis {_number(hypothesis)}"
+        yield f"{'fragments a minute':<{WIDTH}}reference {_number(reference)}, hypothesis {_number(hypothesis)}"
         known = [f"{name} {value:.3f}" for name, value in self.ccc.items() if value is not None]
         if known:
-            yield f"{'CCC':<24}{', '.join(known)}"
+            yield f"{'CCC':<{WIDTH}}{', '.join(known)}"
         yield ""
         yield from self._confusion_lines()
         yield from self._speaker_lines()
 
     def _condition_lines(self) -> Iterator[str]:
-        yield f"{'EDER, %':<24}{'with silence':>20}{'without silence':>20}"
-        yield f"{'':<24}{'micro':>12}{'macro':>8}{'micro':>12}{'macro':>8}"
+        yield f"{'EDER, %':<{WIDTH}}{'with silence':>20}{'without silence':>20}"
+        yield f"{'':<{WIDTH}}{'micro':>12}{'macro':>8}{'micro':>12}{'macro':>8}"
         for collar in dict.fromkeys(collar for collar, _ in self.conditions):
             both = [self.conditions[collar, silence] for silence in (True, False)]
-            yield f"{f'collar {collar:g} s':<24}" + "".join(
+            yield f"{f'collar {collar:g} s':<{WIDTH}}" + "".join(
                 f"{_percent(result.eder.rate):>12}{_percent(result.macro):>8}" for result in both
             )
 
     def _found_lines(self) -> Iterator[str]:
-        yield f"{'':<24}{'precision':>10}{'recall':>8}{'F1':>8}{'reference':>11}{'hypothesis':>12}"
+        yield f"{'':<{WIDTH}}{'precision':>10}{'recall':>8}{'F1':>8}{'reference':>11}{'hypothesis':>12}"
         yield "frames of 20 ms"
         for name in self._classes():
             if name in self.frames.classes:
                 yield _found(f"  {name}", self.frames.classes[name])
         yield (
             f"  macro F1 {_share(self.frames.macro_f1)}, micro F1 {_share(self.frames.micro_f1)}, "
-            f"UAR {_share(self.frames.uar)} (all neutral: macro F1 {_share(self.neutral.macro_f1)}, "
-            f"UAR {_share(self.neutral.uar)})"
+            f"UAR {_share(self.frames.uar)} (all neutral: macro F1 {_share(self.neutral.frames.macro_f1)}, "
+            f"UAR {_share(self.neutral.frames.uar)})"
         )
         yield _found("segments", self.segments)
         for tolerance, found in self.boundaries.items():
@@ -178,10 +191,10 @@ class Report:
         classes = self._classes()
         for first in range(0, len(classes), COLUMNS):
             columns = classes[first : first + COLUMNS]
-            yield f"{'confusion, s':<24}" + "".join(f"{name[:9]:>10}" for name in columns)
+            yield f"{'confusion, s':<{WIDTH}}" + "".join(f"{name[:9]:>10}" for name in columns)
             for row in classes:
                 cells = "".join(f"{self.confusion.get((row, column), 0.0):>10.2f}" for column in columns)
-                yield f"  {row[:21]:<22}{cells}"
+                yield f"  {row[: WIDTH - 3]:<{WIDTH - 2}}{cells}"
         yield "rows: reference; columns: hypothesis"
         yield ""
 
@@ -215,7 +228,7 @@ def _ranked(speakers: Mapping[str, Eder]) -> list[tuple[str, Eder]]:
 
 def _found(name: str, found: Found) -> str:
     cells = f"{_share(found.precision):>10}{_share(found.recall):>8}{_share(found.f1):>8}"
-    return f"{name[:24]:<24}{cells}{found.reference:>11}{found.hypothesis:>12}"
+    return f"{name[:WIDTH]:<{WIDTH}}{cells}{found.reference:>11}{found.hypothesis:>12}"
 
 
 def _many(count: int, what: str) -> str:

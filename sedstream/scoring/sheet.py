@@ -102,11 +102,12 @@ class Sheet:
         return not any(self._spans.values()) and not self._durations
 
     def recordings(self) -> dict[str, Recording]:
-        return {
-            name: Recording(name, tuple(sorted(spans, key=lambda span: (span.start, span.end))), durations)
-            for name, spans in self._spans.items()
-            for durations in [self._durations.get(name)]
-        }
+        """What was noted down, by name."""
+        found = {}
+        for name, spans in self._spans.items():
+            spans.sort(key=lambda span: (span.start, span.end))
+            found[name] = Recording(name, tuple(spans), self._durations.get(name))
+        return found
 
 
 def stem(file: str) -> str:

@@ -17,22 +17,19 @@ Emotions = frozenset[str]
 class Region:
     """A scored stretch [start, end), nanoseconds, in which nothing changes on either side.
 
-    ``reference``, ``hypothesis``: the spans that hold there, neutral ones included.
+    ``reference``, ``hypothesis``: the spans that hold there, neutral ones included. ``emotions``: of reference and
+    hypothesis; empty is neutral.
     """
 
     start: int
     end: int
     reference: tuple[Span, ...]
     hypothesis: tuple[Span, ...]
+    emotions: tuple[Emotions, Emotions]
 
     @property
     def length(self) -> int:
         return self.end - self.start
-
-    @property
-    def emotions(self) -> tuple[Emotions, Emotions]:
-        """The emotions of reference and hypothesis; empty is neutral."""
-        return emotions(self.reference), emotions(self.hypothesis)
 
 
 def regions(track: Track, *, collar: int = 0, silence: bool = True) -> Iterator[Region]:
@@ -57,9 +54,9 @@ def regions(track: Track, *, collar: int = 0, silence: bool = True) -> Iterator[
     for start, end, (reference, hypothesis, unscored) in sweep(
         track.duration, track.reference, track.hypothesis, zones
     ):
-        if unscored or not (silence or reference or emotions(hypothesis)):
-            continue
-        yield Region(start, end, reference, hypothesis)
+        felt = emotions(reference), emotions(hypothesis)
+        if not unscored and (silence or reference or felt[1]):
+            yield Region(start, end, reference, hypothesis, felt)
 
 
 def sweep(duration: int, *layers: Sequence[Span]) -> Iterator[tuple[int, int, tuple[tuple[Span, ...], ...]]]:
@@ -83,7 +80,7 @@ def sweep(duration: int, *layers: Sequence[Span]) -> Iterator[tuple[int, int, tu
 
 def emotions(spans: Iterable[Span]) -> Emotions:
     """The emotions among the spans; neutral is none."""
-    return frozenset(span.emotion for span in spans) - {NEUTRAL}
+    return frozenset([span.emotion for span in spans if span.emotion != NEUTRAL])
 
 
 def join(spans: Iterable[Span]) -> list[Span]:

@@ -1,0 +1,269 @@
+"""Scoring from files: each format, each bad line, ZED's layout, and our own output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sedstream.errors import BadInput
+from sedstream.offline import diarize
+from sedstream.scoring import read, score
+from sedstream.scoring.sheet import SECOND
+from sedstream.zoo import Model
+
+RTTM = "SPEAKER {file} 1 {start} {length} <NA> <NA> {emotion} <NA> <NA>\n"
+ZED = {
+    "spk1_1": {
+        "wav": "datafolder/wavs/spk1_1.wav",
+        "duration": 4.0,
+        "emotion": [{"emo": "sad", "start": 1.0, "end": 3.0}],
+        "transcription": "oh no",
+    },
+    "spk2_1": {"wav": "datafolder/wavs/spk2_1.wav", "duration": 2.0, "emotion": []},
+}
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+Put = Callable[[str, str | bytes], Path]
+
+
+def seconds(path: Path) -> dict[str, list[tuple[float, float, str]]]:
+    return {
+        name: [(span.start / SECOND, span.end / SECOND, span.emotion) for span in recording.spans]
+        for name, recording in read(path).items()
+    }
+
+
+EXPECTED = {"call.one": [(0.02, 1.5, "happy"), (1.0, 2.0, "angry")]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "x.rttm",
+            ";; a comment\nSPKR-INFO call.one 1 <NA> <NA> <NA> unknown x <NA> <NA>\n\n"
+            + RTTM.format(file="call.one", start="1.0", length="1.0", emotion="anger")
+            + "SPEAKER call.one 1 0.02 1.48 <NA> <NA> Hap <NA>\n",
+        ),
+        (
+            "x.csv",
+            "# written by hand\n\ufefffile,start,end,emotion\n"
+            "calls/call.one.wav,0 days 00:00:00.020000,0 days 00:00:01.5,joy\n\ncalls/call.one.wav,1,2,a\n",
+        ),
+        ("x.csv", '"start","end","emotion",file\r\n.02,1.5,h,call.one.flac\r\n1,2,ang,call.one.flac\r\n'),
+        (
+            "x.jsonl",
+            '{"file": "call.one.wav", "channel": 0, "start": 0.02, "end": 1.5, "emotion": "happy"}\n'
+            '{"type": "arousal", "start": 0, "end": 1}\n'
+            '{"file": "call.one.wav", "channel": 1, "start": 1, "end": 2, "emotion": "angry", "role": null}\n',
+        ),
+        (
+            "x.json",
+            '{"u": {"wav": "datafolder/call.one.wav", "duration": 9, "emotion": [{"emo": "happy", "start": 0.02, '
+            '"end": 1.5}, {"emo": "angry", "start": 1, "end": 2}]}}',
+        ),
+    ],
+)
+def test_every_format_says_the_same(put: Put, name: str, content: str) -> None:
+    if name.endswith("csv") and "\ufeff" in content:
+        content = "\ufeff" + content.replace("\ufeff", "")
+    assert seconds(put(name, content)) == EXPECTED
+
+
+def test_fields_of_a_row(put: Put) -> None:
+    rows = "file,start,end,emotion,arousal,valence,role,channel,speaker\na.wav,0,1,sad,.25,nan,customer,0,ann\n"
+    (span,) = read(put("x.csv", rows))["a"].spans
+    assert (span.arousal, span.valence, span.role, span.channel, span.speaker) == (0.25, None, "customer", "0", "ann")
+    row = {"file": "a", "start": 0, "end": 1, "emotion": "sad", "arousal": {"mean": 0.5, "peak": 1}, "valence": None}
+    (span,) = read(put("x.jsonl", json.dumps(row)))["a"].spans
+    assert (span.arousal, span.valence) == (0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.rttm", "SPEAKER a 1 0 1 <NA> <NA> sad\n", "Bad line of 8 fields in '{}' line 1, expected 10"),
+        ("x.rttm", ";;\nSPEEKER a 1 0 1 <NA> <NA> sad <NA> <NA>\n", "Bad type 'SPEEKER' in '{}' line 2, expected"),
+        ("x.rttm", RTTM.format(file="a", start="-1", length="2", emotion="sad"), "Bad span '-1 2' in '{}' line 1"),
+        ("x.rttm", RTTM.format(file="a", start="1", length="0", emotion="sad"), "Bad span '1 0' in '{}' line 1"),
+        ("x.rttm", RTTM.format(file="a", start="one", length="1", emotion="sad"), "Bad span 'one 1' in '{}' line 1"),
+        ("x.rttm", RTTM.format(file="a", start="nan", length="1", emotion="sad"), "Bad span 'nan 1' in '{}' line 1"),
+        ("x.rttm", RTTM.format(file="a", start="0", length="1", emotion="bored"), "Bad emotion 'bored' in '{}' line 1"),
+        (
+            "x.csv",
+            "start,end,emotion\n0,1,sad\n2,1,sad\n",
+            "Bad span '2 to 1' in '{}' line 3, expected 0 ≤ start < end",
+        ),
+        ("x.csv", "start,end,emotion\n-1,1,sad\n", "Bad span '-1 to 1' in '{}' line 2"),
+        ("x.csv", "start,end,emotion\n1,inf,sad\n", "Bad span '1 to inf' in '{}' line 2"),
+        ("x.csv", "start,end,emotion\n,1,sad\n", "Bad span ' to 1' in '{}' line 2"),
+        ("x.csv", "#\nstart,end,emotion\n0,1,sad,3\n", "Bad row of 4 fields in '{}' line 3, expected 3"),
+        ("x.csv", 'start,end,emotion\n0,1,"sad\n', "Bad row in '{}' line 2, expected comma-separated values"),
+        ("x.csv", "start,end\n0,1\n", "Bad header in '{}' line 1, expected start, end, emotion: 'emotion' is missing"),
+        ("x.csv", "", "Bad file '{}', expected a header line"),
+        ("x.csv", "start,end,emotion,arousal\n0,1,sad,high\n", "Bad arousal 'high' in '{}' line 2, expected a number"),
+        ("x.csv", "start,end,emotion,duration\n0,1,sad,-3\n", "Bad duration '-3' in '{}' line 2"),
+        ("x.csv", "start,end,emotion\n", "Bad annotation '{}', expected at least one segment"),
+        ("x.rttm", "", "Bad annotation '{}', expected at least one segment"),
+        ("x.jsonl", "", "Bad annotation '{}', expected at least one segment"),
+        ("x.jsonl", '\n{"start": 0\n', "Bad JSON in '{}' line 2, expected an object: Expecting"),
+        ("x.jsonl", '{"start": ' + "9" * 5000 + "}", "Bad JSON in '{}', expected numbers and nesting of a usual size"),
+        ("x.json", "{\n\n'u': 3}", "Bad JSON in '{}' line 3, expected an object: Expecting property name"),
+        ("x.jsonl", "[1, 2]\n", "Bad row '[1, 2]' in '{}' line 1, expected a JSON object"),
+        ("x.jsonl", '{"start": 0, "end": 1}\n', "'emotion' is missing"),
+        ("x.jsonl", '{"start": true, "end": [1], "emotion": "sad"}\n', "Bad span 'True to [1]' in '{}' line 1"),
+        (
+            "x.jsonl",
+            '{"start": 1, "end": 2, "emotion": "sad"}\n{"start": 0, "end": 1.5, "emotion": "angry"}\n',
+            "Bad span '1 to 2' in '{}' line 1, expected no overlap with the segment that ends at 1.5",
+        ),
+        ("x.json", "[]", "Bad file '{}', expected a JSON object of utterances"),
+        ("x.json", '{"u": {"duration": 3}}', "Bad entry in '{}', utterance 'u', expected wav, duration and a list"),
+        ("x.json", '{"u": {"emotion": []}}', "Bad duration 'None' in '{}', utterance 'u'"),
+        (
+            "x.json",
+            '{"u": {"duration": 1, "emotion": [{"emo": "sad"}]}}',
+            "in '{}', utterance 'u', expected emo, start",
+        ),
+        (
+            "x.json",
+            '{"u": {"duration": 1, "emotion": [{"emo": "sad", "start": 1, "end": 0}]}}',
+            "Bad span '1 to 0' in '{}', utterance 'u'",
+        ),
+        ("x.rttm", b"\n\xff\xfe\n", "Bad file '{}', expected UTF-8, which line 2 is not"),
+        ("x.txt", "hello", "Bad file '{}', expected one of .jsonl, .csv, .rttm, .json"),
+    ],
+)
+def test_bad_lines_are_named(put: Put, name: str, content: str | bytes, message: str) -> None:
+    path = put(name, content)
+    with pytest.raises(BadInput) as error:
+        read(path)
+    text = str(error.value)
+    assert message.replace("{}", str(path)) in text
+    assert "\n" not in text
+
+
+def test_bad_paths(tmp_path: Path, put: Put) -> None:
+    with pytest.raises(BadInput, match=r"Bad path '.*nowhere', expected a file or folder that exists"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="Bad folder '.*empty', expected at least one file of .jsonl, .csv, .rttm"):
+        read(tmp_path / "empty")
+    put("two/x.csv", "file,start,end,emotion\nmonday/a.wav,0,1,sad\ntuesday/a.wav,0,1,sad\n")
+    with pytest.raises(BadInput, match=r"Bad recordings 'monday/a.wav' and 'tuesday/a.wav' in .* line 3"):
+        read(tmp_path / "two")
+
+
+def test_different_recordings_are_named(put: Put) -> None:
+    many = "".join(RTTM.format(file=f"only{n}", start=0, length=1, emotion="sad") for n in range(8))
+    here = put("ref.rttm", RTTM.format(file="both", start=0, length=1, emotion="sad") + many)
+    there = put("hyp.rttm", RTTM.format(file="both", start=0, length=1, emotion="sad"))
+    with pytest.raises(BadInput, match="Bad reference 'only0, .*only4' and 3 more, expected recordings that the hyp"):
+        score(here, there)
+    with pytest.raises(BadInput, match="Bad hypothesis 'only0, .*only4' and 3 more, expected recordings that the ref"):
+        score(there, here)
+
+
+def test_different_channels_are_named(put: Put) -> None:
+    here = put("ref.csv", "file,role,start,end,emotion\na,customer,0,1,sad\n")
+    there = put("hyp.csv", "file,role,start,end,emotion\na,customer,0,1,sad\na,agent,0,1,sad\n")
+    with pytest.raises(BadInput, match="Bad channel 'agent' of 'a' in the hypothesis, expected .*: customer"):
+        score(here, there)
+    assert score(there, here).eder == 0.5  # the hypothesis may find nothing in a channel
+
+
+@pytest.mark.parametrize("collar", [-0.1, float("nan"), float("inf")])
+def test_bad_collar(put: Put, collar: float) -> None:
+    path = put("x.csv", "start,end,emotion\n0,1,sad\n")
+    with pytest.raises(BadInput, match="Bad collar '.*', expected seconds, 0 or more"):
+        score(path, path, collar=collar)
+
+
+def test_labels_and_mapping(put: Put) -> None:
+    path = put("x.csv", "start,end,emotion\n0,1,Excited\n1,2,n\n2,3,silence\n3,4,Joy\n")
+    with pytest.raises(BadInput, match="Bad emotion 'Excited' in .* line 2, expected one of neutral, happy, sad"):
+        read(path)
+    found = read(path, mapping={"excited": "hap"})["x"].spans
+    assert [span.emotion for span in found] == ["happy", "neutral", "happy"]
+    found = read(path, labels=["happy", "excited"])["x"].spans
+    assert [span.emotion for span in found] == ["excited", "neutral", "happy"]
+    with pytest.raises(BadInput, match="Bad emotion 'Joy' in .* line 5, expected one of neutral, excited"):
+        read(path, labels=["excited"])
+    with pytest.raises(BadInput, match="Bad mapping 'excited=thrilled', expected one of neutral, happy"):
+        read(path, mapping={"excited": "thrilled"})
+
+
+def test_channels_of_rttm_count_from_one(put: Put) -> None:
+    rttm = "SPEAKER a 1 0 1 <NA> <NA> sad <NA> <NA>\nSPEAKER a 2 1 1 <NA> <NA> happy <NA> <NA>\n"
+    rows = [{"file": "a.wav", "channel": n, "start": n, "end": n + 1, "emotion": ("sad", "happy")[n]} for n in (0, 1)]
+    report = score(put("x.rttm", rttm), put("y.jsonl", "\n".join(map(json.dumps, rows))))
+    assert (report.eder, report.tracks, set(report.speakers)) == (0.0, 2, {"a/0", "a/1"})
+
+
+def test_folders_meet_by_name(put: Put, tmp_path: Path) -> None:
+    for name in ("one", "deep/two"):
+        stem = name.rsplit("/", 1)[-1]
+        put(f"ref/{name}.rttm", RTTM.format(file=stem, start=1, length=1, emotion="sad"))
+        put(f"hyp/{stem}.csv", "start,end,emotion\n0,4,junk\n")  # the richer format is read instead
+        put(f"hyp/{stem}.jsonl", f'{{"file": "calls/{stem}.mp3", "start": 1, "end": 2, "emotion": "sad"}}\n')
+    put("ref/three.rttm", "")
+    put("hyp/three.jsonl", '{"type": "recording", "file": "three.wav", "duration": 10}\n')
+    put("hyp/run.jsonl", "not an annotation")
+    put("hyp/summary.csv", "nor, this")
+    report = score(tmp_path / "ref", tmp_path / "hyp")
+    assert set(report.files) == {"one", "two", "three"}
+    assert (report.eder, report.seconds) == (0.0, 14.0)
+
+
+def test_zed_by_one_command(put: Put, tmp_path: Path) -> None:
+    put("ZED/ZED.json", json.dumps(ZED))
+    put("ZED/wavs/spk1_1.wav", b"RIFF")
+    rows = [
+        {"file": "ZED/wavs/spk1_1.wav", "start": 0.5, "end": 2.0, "emotion": "sad"},
+        {"file": "ZED/wavs/spk1_1.wav", "start": 3.0, "end": 4.02, "emotion": "neutral"},
+        {"file": "ZED/wavs/spk2_1.wav", "start": 1.0, "end": 2.02, "emotion": "angry"},
+    ]
+    hypothesis = put("hyp.jsonl", "\n".join(map(json.dumps, rows)))
+    report = score(tmp_path / "ZED", hypothesis)
+    assert report.seconds == 6.0  # ZED's own durations; the last frame of a hypothesis is cut there
+    assert report.result.macro == pytest.approx((1.5 / 4 + 1 / 2) / 2)  # what SpeechBrain would report
+    assert report.eder == pytest.approx(2.5 / 6)
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    assert json.loads(text)["eder"]["macro"] == pytest.approx((1.5 / 4 + 1 / 2) / 2)
+    assert "43.75" in report.table()
+
+
+def test_nothing_to_score_is_none_not_a_crash(put: Put) -> None:
+    path = put("x.csv", "start,end,emotion\n0,0.1,sad\n")
+    report = score(path, path, collar=0.25)
+    assert report.eder is None
+    assert "–" in report.table()
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_our_own_answer_scores_zero_against_itself(
+    model: Model, speech: NDArray[np.float32], clip: Path, put: Put
+) -> None:
+    answer = diarize(clip, model=model)
+    path = put("answer.jsonl", "".join(json.dumps(row) + "\n" for row in answer.rows()))
+    report = score(path, path)
+    assert report.eder == 0.0
+    assert report.segments.f1 in (None, 1.0)
+    assert report.ccc["arousal"] in (None, pytest.approx(1.0))
+    assert report.seconds <= answer.duration
