@@ -262,6 +262,7 @@ def test_elan_by_pympi(diarization: Diarization, tmp_path: Path) -> None:
     names = voices(diarization.tracks)
     assert tuple(document.get_tier_names()) == names
     for track, name in zip(diarization.tracks, names, strict=True):
+        assert document.get_parameters_for_tier(name)["PARTICIPANT"] == name
         annotations = sorted(document.get_annotation_data_for_tier(name))
         assert [(start, end, label) for start, end, label in annotations] == [
             (start * 20, end * 20, label) for start, end, label in spans(track)
@@ -288,6 +289,11 @@ def test_vtt_by_webvtt(diarization: Diarization, tmp_path: Path) -> None:
     }
     assert set(found) == expected
     assert len(found) == len(expected)
+
+
+def test_vtt_escapes_what_would_be_a_tag(tmp_path: Path) -> None:
+    text = written(CASES["awkward names"](), "vtt", tmp_path).read_text(encoding="utf-8")
+    assert "\n<v kundin \"Ä\" &amp; &lt;1&gt; --&gt; 'x'>angry\n" in text
 
 
 def names_in_audacity(path: Path) -> Iterator[str]:
