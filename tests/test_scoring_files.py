@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sedstream.errors import BadInput
+from sedstream.exports import formats, summary
 from sedstream.offline import diarize
 from sedstream.scoring import read, score
 from sedstream.scoring.sheet import SECOND
@@ -225,10 +228,10 @@ def test_folders_meet_by_name(put: Put, tmp_path: Path) -> None:
     put("ref/three.rttm", "")
     put("hyp/three.jsonl", '{"type": "recording", "file": "three.wav", "duration": 10}\n')
     put("hyp/run.jsonl", "not an annotation")
-    put("hyp/summary.csv", "nor, this")
+    put("hyp/summary.csv", "file,duration\ncalls/one.mp3,30\nother.wav,9\n")
     report = score(tmp_path / "ref", tmp_path / "hyp")
     assert set(report.files) == {"one", "two", "three"}
-    assert (report.eder, report.seconds) == (0.0, 14.0)
+    assert (report.eder, report.seconds) == (0.0, 42.0)  # 30 s by the summary
 
 
 def test_zed_by_one_command(put: Put, tmp_path: Path) -> None:
@@ -257,13 +260,47 @@ def test_nothing_to_score_is_none_not_a_crash(put: Put) -> None:
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_our_own_answer_scores_zero_against_itself(
-    model: Model, speech: NDArray[np.float32], clip: Path, put: Put
+def test_one_recording_in_two_files(put: Put, tmp_path: Path) -> None:
+    for day in ("monday", "tuesday"):
+        put(f"ref/{day}/001.rttm", RTTM.format(file="001", start=0, length=1, emotion="sad"))
+    with pytest.raises(BadInput, match="Bad recording '001' in .*tuesday.*, expected it in one file: '.*monday.*' has"):
+        read(tmp_path / "ref")
+
+
+def test_roles_of_rttm(put: Put) -> None:
+    info = "SPKR-INFO my%20call {channel} <NA> <NA> <NA> unknown {role} <NA> <NA>\n"
+    head = info.format(channel=1, role="customer") + info.format(channel=2, role="agent")
+    rttm = head + RTTM.format(file="my%20call", start=0, length=1, emotion="sad")
+    report = score(put("x.csv", "file,role,start,end,emotion\nmy call.wav,customer,0,1,sad\n"), put("x.rttm", rttm))
+    assert (report.eder, set(report.speakers)) == (0.0, {"my call/customer"})
+    (silent,) = read(put("y.json", json.dumps({"b": {"duration": 1, "emotion": []}}))).values()
+    assert (silent.spans, silent.duration) == ((), SECOND)
+    both = put(
+        "z.rttm", rttm + info.format(channel=1, role="ann") + info.replace("my%20call", "b").format(channel=1, role="")
+    )
+    found = read(both)
+    assert [span.role for span in found["my call"].spans] == [""]  # two people in one channel: it is neither's
+    assert found["b"].spans == ()
+
+
+@pytest.mark.parametrize("name", ["rttm", "csv", "jsonl"])
+def test_our_own_answer_scores_zero(
+    model: Model, speech: NDArray[np.float32], tmp_path: Path, put: Put, name: str
 ) -> None:
-    answer = diarize(clip, model=model)
-    path = put("answer.jsonl", "".join(json.dumps(row) + "\n" for row in answer.rows()))
-    report = score(path, path)
+    both = np.stack([speech, np.roll(speech, 80_000)], axis=1)
+    answer = replace(
+        diarize(both, rate=16_000, model=model, channels="split", roles=["customer", "agent"]), file="a.wav"
+    )
+    for kind, folder in (("jsonl", "ref"), (name, "hyp")):
+        data = io.BytesIO()
+        formats.write(answer, kind, data)
+        put(f"{folder}/a.{kind}", data.getvalue())
+    table = io.StringIO()
+    summary.write_csv(summary.rows(answer), answer.labels, table)
+    put("hyp/summary.csv", table.getvalue())
+    report = score(tmp_path / "ref", tmp_path / "hyp")
     assert report.eder == 0.0
     assert report.segments.f1 in (None, 1.0)
-    assert report.ccc["arousal"] in (None, pytest.approx(1.0))
-    assert report.seconds <= answer.duration
+    assert report.ccc["arousal"] == (None if name == "rttm" else pytest.approx(1.0))
+    assert (report.tracks, report.seconds) == (2, pytest.approx(2 * answer.duration))
+    assert set(report.speakers) == {"a/customer", "a/agent"}

@@ -12,7 +12,8 @@ from .sheet import SUFFIXES, Recording, Sheet
 
 READERS = {".jsonl": formats.lines, ".csv": formats.table, ".rttm": formats.rttm, ".json": formats.zed}
 ZED = "ZED.json"
-ACCOUNTS = frozenset({"run.jsonl", "summary.csv", "errors.csv"})
+SUMMARY = "summary.csv"
+ACCOUNTS = frozenset({"run.jsonl", SUMMARY, "errors.csv"})
 """What ``sedstream diarize --out`` writes about a folder beside its annotations."""
 
 
@@ -23,9 +24,11 @@ def read(
 
     A file is RTTM (``SPEAKER file channel onset duration <NA> <NA> emotion <NA> <NA>``), CSV (columns ``start, end,
     emotion``; also ``file, channel, role, speaker, arousal, valence, duration``), JSONL (rows of ``sedstream diarize``)
-    or JSON in ZED's layout (``{id: {"wav", "duration", "emotion": [{"emo", "start", "end"}]}}``). A folder is ZED's
-    (it holds ``ZED.json``), or holds files of these formats, at any depth; where several formats lie side by side, one
-    is read, in the order of ``READERS``. A file without segments is a recording of that name in which nothing is felt.
+    or JSON in ZED's layout (``{id: {"wav", "duration", "emotion": [{"emo", "start", "end"}]}}``).
+
+    A folder is ZED's (it holds ``ZED.json``), or holds files of these formats, at any depth; where several formats lie
+    side by side, one is read, in the order of ``READERS``. The ``summary.csv`` of ``sedstream diarize`` tells how long
+    the recordings are. A file without segments is a recording of that name in which nothing is felt.
 
     ``labels``, ``mapping``: see :func:`~sedstream.scoring.labels.vocabulary`. Raises ``BadInput`` that names file and
     line.
@@ -36,7 +39,10 @@ def read(
         reader = READERS.get(file.suffix.lower())
         if reader is None:
             raise BadInput(f"Bad file '{file}', expected one of {', '.join(SUFFIXES)}")
+        sheet.turn(str(file))
         reader(file, _text(file), sheet)
+    if source.is_dir() and (source / SUMMARY).is_file():
+        sheet.lengths(formats.summary(_text(source / SUMMARY)))
     if sheet.empty:
         raise BadInput(f"Bad annotation '{path}', expected at least one segment")
     return sheet.recordings()

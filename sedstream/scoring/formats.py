@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from ..errors import BadInput
-from .sheet import SECOND, Sheet, Span, ticks
+from .sheet import SECOND, Sheet, Span, stem, ticks
 
 RTTM_TYPES = frozenset(
     {"SEGMENT", "NOSCORE", "NO_RT_METADATA", "LEXEME", "NON-LEX", "NON-SPEECH", "FILLER", "EDIT", "IP", "SU", "CB"}
     | {"A/P", "SPKR-INFO"}
 )
 """The types of RTTM (NIST, Rich Transcription 2009 evaluation plan, appendix A) beside SPEAKER; none is an emotion."""
+NOBODY = frozenset({"<NA>", "unknown"})
 
 REQUIRED = ("start", "end", "emotion")
 
@@ -25,12 +28,22 @@ TIMEDELTA = re.compile(r"(?:(\d+) days? )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 def rttm(file: Path, text: str, sheet: Sheet) -> None:
-    """``SPEAKER file channel onset duration <NA> <NA> emotion <NA> <NA>``, the last field optional; ``;;`` comments."""
+    """``SPEAKER file channel onset duration <NA> <NA> emotion <NA> <NA>``, the last field optional; ``;;`` comments.
+
+    ``SPKR-INFO`` makes a recording known, and names its channel when there is one such line for it. Names may be
+    percent-encoded.
+    """
     rows: list[tuple[list[str], str]] = []
+    people: dict[tuple[str, str], list[str]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         fields = line.split()
         where = f"'{file}' line {number}"
-        if not fields or line.startswith(";;") or fields[0] in RTTM_TYPES:
+        if not fields or line.startswith(";;"):
+            continue
+        if fields[0] == "SPKR-INFO" and len(fields) >= 8:
+            sheet.recording(unquote(fields[1]), where)
+            people.setdefault((fields[1], fields[2]), []).append("" if fields[7] in NOBODY else unquote(fields[7]))
+        if fields[0] in RTTM_TYPES:
             continue
         if fields[0] != "SPEAKER":
             raise BadInput(f"Bad type '{fields[0]}' in {where}, expected SPEAKER")
@@ -44,8 +57,10 @@ def rttm(file: Path, text: str, sheet: Sheet) -> None:
         if onset is None or duration is None or onset < 0 or duration <= 0:
             raise BadInput(f"Bad span '{fields[3]} {fields[4]}' in {where}, expected seconds, onset ≥ 0, duration > 0")
         channel = str(int(fields[2]) - shift) if fields[2].isdecimal() else fields[2]
-        sheet.add(fields[1], where, onset, onset + duration, fields[7], channel=channel)
-    if not rows:
+        named = people.get((fields[1], fields[2]), [])
+        role = named[0] if len(named) == 1 else ""
+        sheet.add(unquote(fields[1]), where, onset, onset + duration, unquote(fields[7]), channel=channel, role=role)
+    if not rows and not people:
         sheet.recording(str(file), f"'{file}'")
 
 
@@ -75,6 +90,12 @@ def table(file: Path, text: str, sheet: Sheet) -> None:
         raise BadInput(f"Bad file '{file}', expected a header line with {', '.join(REQUIRED)}")
     if not rows:
         sheet.recording(str(file), f"'{file}'")
+
+
+def summary(text: str) -> dict[str, int]:
+    """The durations in a ``summary.csv`` of ``sedstream diarize``, nanoseconds by recording; none in other tables."""
+    rows = csv.DictReader(io.StringIO(text))
+    return {stem(row.get("file") or ""): found for row in rows if (found := ticks(row.get("duration")))}
 
 
 def lines(file: Path, text: str, sheet: Sheet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import BadInput
@@ -47,13 +48,21 @@ class Sheet:
 
     def __init__(self, words: Vocabulary) -> None:
         self._words = words
+        self._source = ""
+        self._sources: dict[str, str] = {}
         self._files: dict[str, str] = {}
         self._spans: dict[str, list[Span]] = {}
         self._durations: dict[str, int] = {}
 
+    def turn(self, source: str) -> None:
+        """What comes now is from the annotation file ``source``."""
+        self._source = source
+
     def recording(self, file: str, where: str) -> str:
         """The name of the recording ``file``, known from now on."""
         name = stem(file)
+        if (other := self._sources.setdefault(name, self._source)) != self._source:
+            raise BadInput(f"Bad recording '{name}' in {where}, expected it in one file: '{other}' has it too")
         if self._files.setdefault(name, file) != file:
             raise BadInput(
                 f"Bad recordings '{self._files[name]}' and '{file}' in {where}, expected names that differ without "
@@ -95,6 +104,10 @@ class Sheet:
         if duration is None or duration <= 0:
             raise BadInput(f"Bad duration '{seconds}' in {where}, expected seconds above 0")
         self._durations[self.recording(file, where)] = duration
+
+    def lengths(self, durations: Mapping[str, int]) -> None:
+        """How long recordings are, from elsewhere: of those that are known and have not told it themselves."""
+        self._durations = {name: found for name, found in durations.items() if name in self._spans} | self._durations
 
     @property
     def empty(self) -> bool:
