@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sedstream.errors import BadInput
 from sedstream.exports import formats, summary
 from sedstream.offline import diarize
-from sedstream.scoring import read, score
+from sedstream.scoring import pair, read, score
 from sedstream.scoring.sheet import SECOND
 from sedstream.zoo import Model
 
@@ -250,6 +250,14 @@ def test_zed_by_one_command(put: Put, tmp_path: Path) -> None:
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert json.loads(text)["eder"]["macro"] == pytest.approx((1.5 / 4 + 1 / 2) / 2)
     assert "43.75" in report.table()
+
+
+def test_what_lies_beyond_the_end_is_cut(put: Put) -> None:
+    reference = read(put("ref.json", json.dumps(ZED)))
+    rows = "file,start,end,emotion\nspk1_1,3.9,4.02,sad\nspk1_1,4.0,9.0,angry\nspk2_1,0,1,sad\n"
+    first, second = pair(reference, read(put("hyp.csv", rows)))
+    assert [(span.start, span.end) for span in first.hypothesis] == [(3.9 * SECOND, 4 * SECOND)]
+    assert (first.duration, second.duration) == (4 * SECOND, 2 * SECOND)
 
 
 def test_nothing_to_score_is_none_not_a_crash(put: Put) -> None:
