@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,9 @@ from .manifest import DEFAULT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 with one line ``sedstream: …`` on stderr, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a file name that is not UTF-8 must not end the run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
@@ -37,7 +41,12 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     diarize = verbs.add_parser("diarize", help="emotion segments of recordings")
-    diarize.add_argument("paths", nargs="+", metavar="PATH", help="a recording, or a folder of them")
+    diarize.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a recording, a folder, a glob, or a .txt that names one a line",
+    )
     _add_model(diarize, plan="batch")
     _add_channels(diarize)
     _add_output(diarize)
@@ -68,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_channels(stream)
     _add_output(stream)
     stream.set_defaults(run=commands.stream)
+
+    score = verbs.add_parser("score", help="compare a diarization with a reference annotation")
+    score.add_argument("reference", metavar="REF", help="file or folder: RTTM, CSV, JSONL, ZED's folder or JSON")
+    score.add_argument("hypothesis", metavar="HYP", help="file or folder of the same recordings")
+    score.add_argument(
+        "--collar", type=float, default=0.0, metavar="S", help="unscored on each side of a boundary (%(default)s s)"
+    )
+    score.add_argument(
+        "--no-silence", dest="silence", action="store_false", help="leave out time outside the reference's segments"
+    )
+    score.add_argument("--labels", type=_names, metavar="A,B,…", help="emotions that may occur (default: the seven)")
+    score.add_argument("--mapping", type=_mapping, metavar="A=B,…", help="label in the files=emotion: excited=happy")
+    score.add_argument("--json", action="store_true", help="everything, as JSON")
+    score.set_defaults(run=commands.score)
 
     models = verbs.add_parser("models", help="list and verify the models at hand")
     models.set_defaults(run=commands.models)
@@ -100,6 +123,13 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def _mapping(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(source and target for source, _, target in pairs):
+        raise argparse.ArgumentTypeError(f"Bad mapping {text!r}, expected label=emotion,…")
+    return {source.strip(): target.strip() for source, _, target in pairs}
+
+
 def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=_names, metavar="A,B,…", help="restrict to these emotions")
 
@@ -118,6 +148,6 @@ def _add_channels(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=["table", "jsonl"], help="(table on a terminal, else jsonl)")
+    parser.add_argument("--format", type=_names, metavar="A,B,…", help="(table on a terminal, else jsonl)")
     parser.add_argument("--out", metavar="FILE", help="write here, all or nothing, instead of to the screen")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -16,14 +16,70 @@ from .exports.screen import Screen
 if TYPE_CHECKING:
     from .progress import Progress
 
-AUDIO = {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".aiff", ".au"}
-"""What counts as a recording inside a folder; a file named outright may be called anything."""
-
 
 def diarize(options: argparse.Namespace) -> int:
-    """Recordings and folders of them; a bad one is told in a line and the others are done all the same."""
-    paths = _recordings(options.paths)
+    """Recordings and folders of them, to the screen, into a file or into a folder of answers."""
+    from .folders import find_recordings
+
+    recordings = find_recordings(options.paths)
+    out = options.out
+    if out is not None and (out.endswith("/") or Path(out).is_dir() or not Path(out).suffix):
+        return _diarize_folder(recordings, options)
+    paths = [path for path, _ in recordings]
+    names = _formats(options)
+    if out is not None and names != ["jsonl"] and names != ["table"]:
+        if len(paths) != 1 or len(names) != 1:
+            raise BadInput(f"Bad output '{out}', expected a folder for {len(paths)} recordings as {', '.join(names)}")
+        return _diarize_file(paths[0], names[0], options)
     return _diarize_all(paths, options)
+
+
+def _formats(options: argparse.Namespace) -> list[str]:
+    """The formats asked for, or that which the output's suffix says."""
+    from .exports import formats
+
+    if options.format is not None:
+        names: list[str] = options.format
+        for name in names:
+            if name != "table":
+                formats.find(name)
+        return names
+    if options.out is None:
+        return ["table" if sys.stdout.isatty() else "jsonl"]
+    fitting = [name for name in formats.NAMES if Path(options.out).suffix.lower() == formats.find(name).SUFFIX]
+    return fitting[:1] or ["jsonl"]
+
+
+def _diarize_folder(recordings: Sequence[tuple[Path, Path]], options: argparse.Namespace) -> int:
+    from .folders import AnswerFolder
+    from .progress import FolderProgress
+    from .zoo import load
+
+    settings = {name: getattr(options, name) for name in ("plan", "labels", "channels", "roles")}
+    names = options.format or ["jsonl"]
+    model = load(options.model, options.device)
+    folder = AnswerFolder(Path(options.out), recordings, names, model, **settings)
+    with FolderProgress(quiet=options.quiet) as progress:
+        totals = folder.run(progress.show)
+    if not options.quiet:
+        print(
+            f"sedstream: {totals.done} done, {totals.skipped} unchanged, {len(totals.errors)} failed", file=sys.stderr
+        )
+    return 1 if totals.errors else 0
+
+
+def _diarize_file(path: Path, name: str, options: argparse.Namespace) -> int:
+    import io
+
+    from . import offline
+    from .exports import formats
+    from .exports.screen import write_whole
+
+    settings = {name: getattr(options, name) for name in ("model", "plan", "labels", "channels", "roles", "device")}
+    data = io.BytesIO()
+    formats.write(offline.diarize(path, **settings), name, data)
+    write_whole(Path(options.out), data.getvalue())
+    return 0
 
 
 def _diarize_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
@@ -79,7 +135,7 @@ def listen(options: argparse.Namespace) -> int:
             plan=options.plan,
             labels=options.labels,
             seconds=options.seconds,
-            format=options.format,
+            format=options.format[0] if options.format else None,
             out=options.out,
             quiet=options.quiet,
         )
@@ -154,6 +210,24 @@ def row_of(message: dict[str, object], file: str) -> dict[str, object]:
     return head | {name: message[name] for name in names}
 
 
+def score(options: argparse.Namespace) -> int:
+    """A diarization against a reference."""
+    import json
+
+    from . import scoring
+
+    report = scoring.score(
+        options.reference,
+        options.hypothesis,
+        collar=options.collar,
+        silence=options.silence,
+        labels=options.labels,
+        mapping=options.mapping,
+    )
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report.table().rstrip())
+    return 0
+
+
 def models(options: argparse.Namespace) -> int:
     """Every model at hand, verified."""
     from .manifest import installed, read
@@ -189,20 +263,6 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _recordings(paths: Sequence[str]) -> list[Path]:
-    found: list[Path] = []
-    for name in paths:
-        path = Path(name)
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO and p.is_file())
-        if not inside:
-            raise BadInput(f"Bad folder '{path}', expected at least one recording in it")
-        found += inside
-    return found
-
-
 def _complain(error: SedstreamError) -> int:
     print(f"sedstream: {error}", file=sys.stderr)
     return 1
@@ -210,8 +270,10 @@ def _complain(error: SedstreamError) -> int:
 
 @contextmanager
 def _screen(options: argparse.Namespace) -> Iterator[Screen]:
-    kind = options.format or ("table" if options.out is None and sys.stdout.isatty() else "jsonl")
-    with Screen(kind, options.out) as screen:
+    names = _formats(options)
+    if len(names) != 1 or names[0] not in ("table", "jsonl"):
+        raise BadInput(f"Bad format {','.join(names)!r} for the screen, expected table or jsonl")
+    with Screen(names[0], options.out) as screen:
         yield screen
 
 

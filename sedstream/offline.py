@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .audio.files import BLOCK_SECONDS, open_recording
 from .audio.resample import Resampler
 from .errors import BadInput
-from .events import End, Event, Final, Segment, segment_fields
+from .events import End, Event, Final, Segment, Update, segment_fields
 from .grid import HOP, RATE
 from .manifest import DEFAULT
 from .stream import Stream
@@ -25,7 +25,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One channel of a recording: its ``events`` in order."""
+    """One channel of a recording: its ``events`` in order, without the provisional ones."""
 
     channel: int
     role: str | None
@@ -93,35 +93,85 @@ def diarize(
         name, width = "", array.shape[1]
         size = BLOCK_SECONDS * rate
         blocks = (array[n : n + size] for n in range(0, len(array), size))
-    if channels not in ("mix", "split"):
-        raise BadInput(f"Bad channels {channels!r}, expected mix or split")
-    split = channels == "split" and width == 2
-    if roles is not None and len(roles) != (2 if split else 1):
-        raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {2 if split else 1} channels")
     loaded = model if isinstance(model, Model) else load(model, device)
-    resamplers = [Resampler(rate) for _ in range(2 if split else 1)]
-    streams = [Stream(loaded.manifest, plan, labels) for _ in resamplers]
-    collected: list[list[Event]] = [[] for _ in streams]
+    run = Run(loaded, name, rate, width, plan=plan, labels=labels, channels=channels, roles=roles)
 
-    def drain() -> None:
-        while tick(loaded, streams):
+    def answer() -> None:
+        while tick(loaded, run.streams):
             pass
-        for stream, events in zip(streams, collected, strict=True):
-            events.extend(stream.events())
+        run.collect()
         if progress is not None:
-            progress(streams[0].written / RATE)
+            progress(run.streams[0].written / RATE)
 
     for block in blocks:
-        for column, (stream, resampler) in enumerate(zip(streams, resamplers, strict=True)):
-            stream.write(resampler.push(block[:, column].copy() if split else mix(block)))
-        drain()
-    for stream, resampler in zip(streams, resamplers, strict=True):
-        stream.write(resampler.flush())
-        stream.close()
-    drain()
-    tracks = tuple(Track(n, roles[n] if roles else None, tuple(events)) for n, events in enumerate(collected))
-    ends = [event.frames for events in collected for event in events if isinstance(event, End)]
-    return Diarization(name, max(ends) * HOP / RATE, streams[0].labels, tracks)
+        run.write(run.resample(block))
+        answer()
+    run.write(run.resample(None))
+    run.close()
+    answer()
+    return run.result()
+
+
+class Run:
+    """One recording on its way through the loop: a stream for each channel that is answered.
+
+    ``resample`` may be called on another thread than the rest, in order.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        name: str,
+        rate: int,
+        width: int,
+        *,
+        plan: str,
+        labels: Sequence[str] | None,
+        channels: str,
+        roles: Sequence[str] | None,
+    ) -> None:
+        if channels not in ("mix", "split"):
+            raise BadInput(f"Bad channels {channels!r}, expected mix or split")
+        count = 2 if channels == "split" and width == 2 else 1
+        if roles is not None and len(roles) != count:
+            raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
+        self.name = name
+        self.streams = [Stream(model.manifest, plan, labels) for _ in range(count)]
+        self._roles = roles
+        self._resamplers = [Resampler(rate) for _ in range(count)]
+        self._events: list[list[Event]] = [[] for _ in range(count)]
+
+    def resample(self, block: Array | None) -> list[Array]:
+        """A block ``[n, channels]`` f32 at the recording's rate, None at its end, to 16 kHz ``[m]`` for each stream."""
+        if block is None:
+            return [resampler.flush() for resampler in self._resamplers]
+        split = len(self._resamplers) > 1
+        columns = [block[:, n].copy() for n in range(block.shape[1])] if split else [mix(block)]
+        return [resampler.push(column) for resampler, column in zip(self._resamplers, columns, strict=True)]
+
+    def write(self, columns: list[Array]) -> None:
+        for stream, samples in zip(self.streams, columns, strict=True):
+            stream.write(samples)
+
+    def close(self) -> None:
+        for stream in self.streams:
+            stream.close()
+
+    def collect(self) -> None:
+        """Take the events that the streams have now; provisional ones are of no use afterwards."""
+        for stream, events in zip(self.streams, self._events, strict=True):
+            events.extend(event for event in stream.events() if not isinstance(event, Update))
+
+    @property
+    def done(self) -> bool:
+        return all(stream.done for stream in self.streams)
+
+    def result(self) -> Diarization:
+        tracks = tuple(
+            Track(n, self._roles[n] if self._roles else None, tuple(events)) for n, events in enumerate(self._events)
+        )
+        ends = [event.frames for events in self._events for event in events if isinstance(event, End)]
+        return Diarization(self.name, max(ends) * HOP / RATE, self.streams[0].labels, tracks)
 
 
 def mix(block: Array) -> Array:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from .folders import Totals
+
+PLAIN_SECONDS = 10.0
+"""Between lines where there is no terminal to draw a bar on."""
 
 
 class _Rate(ProgressColumn):
@@ -36,3 +45,39 @@ class Progress:
             self._bars.update(task, visible=False)
         task = self._bars.add_task(name if of == 1 else f"{number + 1}/{of} {name}", total=seconds)
         return lambda done: self._bars.update(task, completed=done)
+
+
+class FolderProgress:
+    """Progress of a folder on stderr: a bar on a terminal, a line every ten seconds elsewhere, nothing when
+    ``quiet``."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._bar = not quiet and sys.stderr.isatty()
+        self._lines = not quiet and not self._bar
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self._bars = Bars(*columns, console=Console(stderr=True), transient=True, disable=not self._bar)
+        self._task = self._bars.add_task("")
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> FolderProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, totals: Totals) -> None:
+        """After each recording."""
+        now = time.monotonic()
+        over = totals.done + totals.skipped + len(totals.errors)
+        spent = now - self._began
+        text = f"{over}/{totals.files} files, {totals.seconds / 3600:.2f} h"
+        if spent > 0 and totals.seconds:
+            text += f", {totals.seconds / spent:.0f}x real time"
+        self._bars.update(self._task, description=text, completed=over, total=totals.files)
+        if self._lines and now - self._told >= PLAIN_SECONDS:
+            self._told = now
+            answered = over - totals.skipped
+            if answered:
+                text += f", {spent / answered * (totals.files - over):.0f} s left"
+            print(f"sedstream: {text}", file=sys.stderr, flush=True)

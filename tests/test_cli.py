@@ -113,6 +113,20 @@ def test_server_and_client(clip: Path, tmp_path: Path) -> None:
     fails(sedstream("stream", clip, url), "expected one that listens")
 
 
+def test_score(clip: Path, tmp_path: Path) -> None:
+    """A folder of answers against itself, in two formats."""
+    for name in ("rttm", "csv"):
+        out = tmp_path / name
+        assert sedstream("diarize", DEMO, "--out", out, "--format", name).returncode == 0
+    same = sedstream("score", tmp_path / "rttm", tmp_path / "csv", "--json")
+    assert same.returncode == 0, same.stderr
+    report = json.loads(same.stdout)
+    assert report["files"] == 2, report.keys()
+    table = sedstream("score", tmp_path / "rttm", tmp_path / "csv")
+    assert "EDER" in table.stdout
+    fails(sedstream("score", tmp_path / "rttm", "missing.rttm"), "missing.rttm")
+
+
 def test_demo_models_and_version() -> None:
     result = sedstream("demo")
     assert result.returncode == 0, result.stderr

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import sedstream
 from sedstream.engine import Delivery, Engine, Session
 from sedstream.errors import BadInput, Unavailable
-from sedstream.events import End, Event, Final, Gap
+from sedstream.events import End, Event, Final, Gap, Update
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]
@@ -43,7 +43,9 @@ class Post:
                     self.over.add(number)
 
     def of(self, session: Session, channel: int = 0) -> list[Event]:
-        return [event for where, event in self.events.get(id(session), []) if where == channel]
+        """All but the provisional ones, which a recording's answer leaves out."""
+        events = self.events.get(id(session), [])
+        return [event for where, event in events if where == channel and not isinstance(event, Update)]
 
 
 def offline(samples: Array, rate: int, model: Model, channels: str = "mix") -> list[list[Event]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ class Recording:
         import soundfile
 
         try:
-            with soundfile.SoundFile(self.path) as file:
+            with soundfile.SoundFile(os.fsencode(self.path)) as file:
                 while len(block := file.read(BLOCK_SECONDS * self.rate, dtype="float32", always_2d=True)):
                     yield block
         except soundfile.LibsndfileError as error:
@@ -97,7 +98,7 @@ def open_recording(path: str | Path) -> Recording:
     if size == 0:
         raise BadInput(f"Bad audio '{path}', expected a recording, but the file is empty")
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(os.fsencode(path))  # bytes: a name need not be UTF-8
     except soundfile.LibsndfileError as error:
         recording = _probe(path, _reason(error))
     else:

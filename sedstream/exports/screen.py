@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -23,16 +22,16 @@ class Screen:
         self._format = format
         self._out = Path(out) if out else None
         self._file: IO[str] = sys.stdout
-        self._temporary: str | None = None
+        self._part: Path | None = None
         self._headed: str | None = None
 
     def __enter__(self) -> Screen:
         if self._out is not None:
+            self._part = self._out.with_name(f".{self._out.name}.part")
             try:
-                handle, self._temporary = tempfile.mkstemp(dir=self._out.parent, prefix=f".{self._out.name}.")
+                self._file = self._part.open("w", encoding="utf-8", errors="backslashreplace")
             except OSError as error:
                 raise _unwritable(self._out, error) from error
-            self._file = os.fdopen(handle, "w", encoding="utf-8")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -41,23 +40,22 @@ class Screen:
                 self._file.flush()
             return
         self._file.close()
-        if self._temporary is None:
+        if self._part is None:
             return
         if kind is not None:
-            os.unlink(self._temporary)
+            self.give_up()
             return
         try:
-            os.chmod(self._temporary, 0o666 & ~_umask())
-            os.replace(self._temporary, self._out)
+            os.replace(self._part, self._out)
         except OSError as error:
-            os.unlink(self._temporary)
+            self.give_up()
             raise _unwritable(self._out, error) from error
 
     def give_up(self) -> None:
         """A part failed: what would look complete is not left in ``out``."""
-        if self._temporary is not None:
-            os.unlink(self._temporary)
-            self._temporary = None
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+            self._part = None
 
     def show(self, row: Mapping[str, Any]) -> None:
         """A row of ``Diarization.rows``."""
@@ -85,6 +83,20 @@ class Screen:
             print(f"\n{file}\n  no speech in {duration:.2f} s", file=self._file)
 
 
+def write_whole(out: Path, data: bytes) -> None:
+    """A file that is complete or not there: what a kill leaves is hidden, and the next attempt overwrites it.
+
+    Raises ``BadInput`` when it cannot be written.
+    """
+    part = out.with_name(f".{out.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, out)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _unwritable(out, error) from error
+
+
 def clock(seconds: float) -> str:
     """41.28 -> ``41.28``, 3671.5 -> ``1:01:11.50``."""
     minutes, rest = divmod(seconds, 60)
@@ -92,12 +104,6 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{hours}:{minutes:02d}:{rest:05.2f}"
     return f"{minutes}:{rest:05.2f}" if minutes else f"{rest:.2f}"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _unwritable(out: Path, error: OSError) -> BadInput:

@@ -1,0 +1,152 @@
+"""Many recordings at once: read ahead in threads, their blocks side by side in each tick, results as they finish."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio.files import open_recording
+from .errors import SedstreamError
+from .grid import HOP
+from .manifest import DEFAULT
+from .offline import Diarization, Run
+from .tick import tick
+from .zoo import Model, load, one_core
+
+Array = NDArray[np.float32]
+
+ABREAST = 8
+"""Recordings under way: enough rows for every tick, and a bound on memory."""
+AHEAD = 2
+"""Blocks of 4 s that a reader may be ahead of the model."""
+
+
+def diarize_many(
+    paths: Iterable[str | Path],
+    *,
+    model: str | Path | Model = DEFAULT,
+    plan: str = "batch",
+    labels: Sequence[str] | None = None,
+    channels: str = "mix",
+    roles: Sequence[str] | None = None,
+    device: str = "cpu",
+) -> Iterator[tuple[Path, Diarization | SedstreamError]]:
+    """Diarize any number of recordings in constant memory: yields each path with its answer, as they finish.
+
+    Arguments and answers are those of :func:`sedstream.diarize`, to the bit. A recording that cannot be read yields the
+    error instead of an answer, and the others go on. Raises ``BadModel``, and ``BadInput`` for an unusable device.
+    """
+    loaded = model if isinstance(model, Model) else load(model, device)
+    waiting = iter(paths)
+    news = threading.Event()
+    stopping = threading.Event()
+    jobs: list[_Job] = []
+    with (
+        ThreadPoolExecutor(ABREAST, "sedstream-read") as readers,
+        ThreadPoolExecutor(os.cpu_count(), "sedstream-row", initializer=one_core) as rows,
+    ):
+        try:
+            while True:
+                while len(jobs) < ABREAST and (path := next(waiting, None)) is not None:
+                    job = _Job(Path(path), news, stopping)
+                    readers.submit(job.read, loaded, plan, labels, channels, roles)
+                    jobs.append(job)
+                if not jobs:
+                    return
+                news.clear()
+                moved = [job.take() for job in jobs]
+                streams = [stream for job in jobs if job.run is not None for stream in job.run.streams]
+                answered = tick(loaded, streams, rows.map)
+                for job in [job for job in jobs if job.over]:
+                    jobs.remove(job)
+                    yield job.path, job.answer()
+                if not answered and not any(moved):
+                    news.wait()
+        finally:
+            stopping.set()
+
+
+class _Job:
+    """One recording under way. A reader thread fills the queue, the loop's thread empties it."""
+
+    def __init__(self, path: Path, news: threading.Event, stopping: threading.Event) -> None:
+        self.path = path
+        self.run: Run | None = None
+        self._news = news
+        self._stopping = stopping
+        self._queue: queue.Queue[Run | list[Array] | Exception | None] = queue.Queue(AHEAD)
+        self._error: SedstreamError | None = None
+
+    def read(
+        self,
+        model: Model,
+        plan: str,
+        labels: Sequence[str] | None,
+        channels: str,
+        roles: Sequence[str] | None,
+    ) -> None:
+        """Reader thread: the recording, decoded and resampled; then None, or what went wrong."""
+        try:
+            recording = open_recording(self.path)
+            name, rate, width = str(self.path), recording.rate, recording.channels
+            run = Run(model, name, rate, width, plan=plan, labels=labels, channels=channels, roles=roles)
+            self._put(run)
+            for block in recording.blocks():
+                if self._stopping.is_set():
+                    return
+                self._put(run.resample(block))
+            self._put(run.resample(None))
+            self._put(None)
+        except Exception as error:  # also what nobody foresaw: a reader that dies in silence would stop the run
+            self._put(error)
+
+    def _put(self, part: Run | list[Array] | Exception | None) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._queue.put(part, timeout=0.1)
+            except queue.Full:
+                continue
+            self._news.set()
+            return
+
+    def take(self) -> bool:
+        """Hand what the reader has to the streams, unless they still have blocks to answer; whether anything came."""
+        run = self.run
+        if run is not None and any(
+            stream.waiting > (stream.plan.step + stream.plan.window) * HOP for stream in run.streams
+        ):
+            return False
+        try:
+            part = self._queue.get_nowait()
+        except queue.Empty:
+            return False
+        if isinstance(part, Run):
+            self.run = part
+        elif isinstance(part, SedstreamError):
+            self._error = part
+        elif isinstance(part, Exception):
+            raise part
+        elif run is not None:
+            if part is None:
+                run.close()
+            else:
+                run.write(part)
+        return True
+
+    @property
+    def over(self) -> bool:
+        if self.run is not None:
+            self.run.collect()
+        return self._error is not None or (self.run is not None and self.run.done)
+
+    def answer(self) -> Diarization | SedstreamError:
+        if self._error is not None or self.run is None:
+            return self._error or SedstreamError("Bad state of a recording, expected an answer")
+        return self.run.result()

@@ -1,0 +1,256 @@
+"""Folders of recordings: the same answers as one by one, whatever stops the run and whatever lies in the folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import DATA
+from numpy.typing import NDArray
+
+import sedstream
+from sedstream.errors import BadInput
+from sedstream.exports import formats
+from sedstream.folders import AnswerFolder, Totals, find_recordings
+from sedstream.offline import Diarization
+from sedstream.recordings import diarize_many
+from sedstream.zoo import Model
+
+Array = NDArray[np.float32]
+
+
+@pytest.fixture
+def calls(tmp_path: Path, speech: Array) -> Path:
+    """A tree of recordings: mono and stereo, two rates, one without speech."""
+    root = tmp_path / "calls"
+    (root / "north").mkdir(parents=True)
+    soundfile.write(root / "a.wav", speech[:64_000], 16_000)
+    soundfile.write(root / "north" / "b.flac", np.stack([speech[:60_000:2], speech[60_000:120_000:2]], 1), 8_000)
+    soundfile.write(root / "north" / "a.wav", speech[100_000:180_000], 16_000)
+    soundfile.write(root / "silence.wav", np.zeros(16_000), 16_000)
+    (root / "notes.md").write_text("no recording")
+    return root
+
+
+def quiet(totals: Totals) -> None:
+    assert totals.done + totals.skipped + len(totals.errors) <= totals.files
+
+
+def answer(root: Path, out: Path, model: Model, names: list[str] | None = None, **settings: object) -> Totals:
+    options: dict[str, object] = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+    found = find_recordings([str(root)])
+    return AnswerFolder(out, found, names or ["jsonl"], model, **(options | settings)).run(quiet)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "sedstream", "diarize", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("channels", ["mix", "split"])
+def test_side_by_side_is_one_by_one(channels: str, calls: Path, model: Model) -> None:
+    paths = [path for path, _ in find_recordings([str(calls)])]
+    together = dict(diarize_many(paths, model=model, plan="live", channels=channels))
+    assert set(together) == set(paths)
+    for path in paths:
+        assert together[path] == sedstream.diarize(path, model=model, plan="live", channels=channels)
+
+
+def test_a_consumer_that_stops_early_leaves_no_thread(calls: Path, model: Model) -> None:
+    import threading
+
+    before = threading.active_count()
+    answers = diarize_many([path for path, _ in find_recordings([str(calls)])] * 5, model=model)
+    assert isinstance(next(answers)[1], Diarization)
+    answers.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_every_format_and_the_tables(calls: Path, tmp_path: Path, model: Model) -> None:
+    out = tmp_path / "answers"
+    names = [name for name in formats.NAMES if name != "parquet"]
+    totals = answer(calls, out, model, names)
+    assert (totals.done, totals.skipped, totals.errors) == (4, 0, [])
+    for relative in ("a", "silence", "north/a", "north/b"):
+        for name in names:
+            assert (out / f"{relative}{formats.find(name).SUFFIX}").is_file()
+    with (out / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == ["a.wav", "a.wav", "b.flac", "silence.wav"]
+    assert not (out / "errors.csv").exists()
+    rows_of_a = [json.loads(line) for line in (out / "a.jsonl").read_text().splitlines()]
+    assert rows_of_a == list(sedstream.diarize(calls / "a.wav", model=model).rows())
+
+
+def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
+    calls: Path, tmp_path: Path, model: Model, speech: Array
+) -> None:
+    out = tmp_path / "answers"
+    answer(calls, out, model)
+    first = tree(out)
+    assert answer(calls, out, model).skipped == 4
+    assert tree(out) == first
+    soundfile.write(calls / "a.wav", speech[:96_000], 16_000)  # another content
+    (out / "north" / "a.jsonl").unlink()  # an output is gone
+    os.utime(calls / "north" / "b.flac")  # only touched
+    again = answer(calls, out, model)
+    assert (again.done, again.skipped) == (2, 2)
+    assert tree(out)["north/a.jsonl"] == first["north/a.jsonl"]
+    assert tree(out)["a.jsonl"] != first["a.jsonl"]
+    assert answer(calls, out, model, labels=["neutral", "angry"]).done == 4  # other settings
+    assert answer(calls, out, model, ["jsonl", "rttm"]).done == 4
+
+
+def test_bad_files_are_told_and_the_rest_goes_on(calls: Path, tmp_path: Path) -> None:
+    (calls / "broken.wav").write_text("not audio at all")
+    (calls / "empty.flac").touch()
+    (calls / os.fsdecode(b"caf\xe9.wav")).write_bytes((calls / "a.wav").read_bytes())
+    (calls / "loop.wav").symlink_to("loop.wav")
+    (calls / "circle").symlink_to(calls, target_is_directory=True)
+    out = tmp_path / "answers"
+    result = command(calls, "--out", out)
+    assert result.returncode == 1, result.stderr
+    assert "5 done, 0 unchanged, 3 failed" in result.stderr
+    with (out / "errors.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == ["broken.wav", "empty.flac", "loop.wav"]
+    assert all(row["error"].startswith("Bad ") for row in rows)
+    for name in ("broken.wav", "empty.flac", "loop.wav"):
+        (calls / name).unlink()
+    assert command(calls, "--out", out).returncode == 0
+    assert not (out / "errors.csv").exists()
+
+
+def test_globs_and_list_files(calls: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("calls/a.wav\n\ncalls/north/b.flac\n")
+    assert [p.name for p, _ in find_recordings([str(tmp_path / "list.txt")])] == ["a.wav", "b.flac"]
+    assert [p.name for p, _ in find_recordings([str(calls / "**" / "*.wav")])] == ["a.wav", "a.wav", "silence.wav"]
+    with pytest.raises(BadInput, match=r"Bad pattern '.*\*\.opus', expected one that fits"):
+        find_recordings([str(calls / "*.opus")])
+
+
+def test_bad_arguments(calls: Path, tmp_path: Path, model: Model) -> None:
+    (calls / "a.flac").write_bytes((calls / "north" / "b.flac").read_bytes())
+    with pytest.raises(BadInput, match=r"a\.flac' and .*a\.wav', expected different names: both give .*a\.jsonl'"):
+        answer(calls, tmp_path / "answers", model)
+    with pytest.raises(BadInput, match="Bad format 'docx', expected one of rttm"):
+        answer(calls / "north", tmp_path / "answers", model, ["docx"])
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(BadInput, match="Bad output folder .*taken"):
+        answer(calls / "north", tmp_path / "taken", model)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(BadInput, match="at least one recording"):
+        find_recordings([str(tmp_path / "bare")])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root to mount")
+def test_a_full_disk_leaves_nothing_half_written(calls: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        (disk / "ballast").write_bytes(b"\0" * 11_000)
+        result = command(calls, "--out", f"{disk}/", "--format", "textgrid,elan,jsonl")
+        assert result.returncode == 2
+        assert result.stderr.startswith("sedstream: Bad output ")
+        assert "No space left" in result.stderr
+        assert result.stderr.count("\n") == 1
+        left = [p.name for p in disk.rglob("*") if p.is_file()]
+        assert not [name for name in left if name.endswith(".part")]
+        journal = disk / "run.jsonl"
+        done = journal.read_text().count("\n") if journal.exists() else 0
+        assert done < 4
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_file_that_changes_while_it_is_read(calls: Path, tmp_path: Path, model: Model, speech: Array) -> None:
+    """A recorder still writes to it: no answer about a state that never was."""
+    growing = calls / "long.wav"
+    soundfile.write(growing, np.tile(speech, 8), 16_000)
+    before = os.stat(growing).st_mtime_ns
+
+    def touch(totals: Totals) -> None:
+        if totals.done and os.stat(growing).st_mtime_ns == before:
+            os.utime(growing, ns=(before + 10**9, before + 10**9))
+
+    found = find_recordings([str(calls)])
+    found.sort(key=lambda pair: pair[0] == growing)  # the long one is not the first to be done
+    settings = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+    totals = AnswerFolder(tmp_path / "answers", found, ["jsonl"], model, **settings).run(touch)
+    assert totals.done == 4
+    assert [(path, "changed while it was read" in reason) for path, reason in totals.errors] == [(growing, True)]
+    assert not (tmp_path / "answers" / "long.jsonl").exists()
+
+
+def kill_and_rerun(root: Path, out: Path, kills: int, seed: int) -> None:
+    """Run, killed ``kills`` times at random moments, then to the end. What was done once is never done again."""
+    dice = random.Random(seed)
+    line = [sys.executable, "-m", "sedstream", "diarize", str(root), "--out", str(out), "--quiet"]
+    line += ["--format", "jsonl,rttm,textgrid"]
+    done: dict[str, int] = {}
+    for _ in range(kills):
+        process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+        # Mostly a while after the first outputs appear: start-up alone takes seconds.
+        journal = out / "run.jsonl"
+        size = journal.stat().st_size if journal.exists() else 0
+        patience = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < patience:
+            if journal.exists() and journal.stat().st_size != size:
+                break
+            time.sleep(0.01)
+        time.sleep(dice.random() * 1.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
+        names = [json.loads(text)["file"] for text in lines]
+        assert len(names) == len(set(names)), "done twice"
+        assert set(done) <= set(names)
+        for name in names:
+            output = out / Path(name).relative_to(root).with_suffix(".jsonl")
+            stamp = output.stat().st_mtime_ns
+            assert done.setdefault(name, stamp) == stamp, "written again"
+        for path in out.rglob("*.jsonl"):
+            if not path.name.startswith("."):
+                [json.loads(text) for text in path.read_text().splitlines() if path != journal]
+    assert subprocess.run(line, check=False).returncode == 0
+
+
+def test_killed_and_rerun(calls: Path, tmp_path: Path) -> None:
+    for n in range(12):
+        shutil.copy(calls / "a.wav", calls / f"copy{n}.wav")
+    kill_and_rerun(calls, tmp_path / "killed", 3, seed=1)
+    undisturbed = tmp_path / "undisturbed"
+    assert command(calls, "--out", undisturbed, "--format", "jsonl,rttm,textgrid", "--quiet").returncode == 0
+    assert tree(tmp_path / "killed") == tree(undisturbed)
+
+
+@pytest.mark.data
+def test_500_recordings_killed_ten_times(tmp_path: Path) -> None:
+    root = tmp_path / "recordings"
+    root.mkdir()
+    index = csv.DictReader((DATA / "index.csv").open(encoding="utf-8"))
+    paths = [DATA / row["path"] for row in index if row["corpus"] in ("RAVDESS", "EmoDB", "TurEV-DB")]
+    for n, path in enumerate(random.Random(5).sample(paths, 500)):
+        (root / f"{n:03d}{path.suffix}").symlink_to(path)
+    kill_and_rerun(root, tmp_path / "killed", 10, seed=2)
+    undisturbed = tmp_path / "undisturbed"
+    assert command(root, "--out", undisturbed, "--format", "jsonl,rttm,textgrid", "--quiet").returncode == 0
+    assert tree(tmp_path / "killed") == tree(undisturbed)
+    assert len(tree(undisturbed)) == 500 * 3 + 2
