@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .errors import BadInput, BadMessage, BadModel, SedstreamError, Unavailable
     from .events import Segment
     from .offline import Diarization, diarize
+    from .recordings import diarize_many
     from .serving.client import Client
     from .stream import Stream
     from .tick import tick
@@ -29,6 +30,7 @@ _HOME = {
     "Stream": "stream",
     "Unavailable": "errors",
     "diarize": "offline",
+    "diarize_many": "recordings",
     "load": "zoo",
     "tick": "tick",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "Stream",
     "Unavailable",
     "diarize",
+    "diarize_many",
     "load",
     "tick",
 ]

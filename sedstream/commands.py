@@ -46,8 +46,7 @@ def _formats(options: argparse.Namespace) -> list[str]:
         return names
     if options.out is None:
         return ["table" if sys.stdout.isatty() else "jsonl"]
-    fitting = [name for name in formats.NAMES if Path(options.out).suffix.lower() == formats.find(name).SUFFIX]
-    return fitting[:1] or ["jsonl"]
+    return [formats.by_suffix(Path(options.out).suffix)]
 
 
 def _diarize_folder(recordings: Sequence[tuple[Path, Path]], options: argparse.Namespace) -> int:
@@ -109,6 +108,7 @@ def _diarize_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
                     labels=options.labels,
                     channels=getattr(options, "channels", "mix"),
                     roles=getattr(options, "roles", None),
+                    frames=False,
                     progress=update,
                 )
             except BadInput as error:

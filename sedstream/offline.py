@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .audio.files import BLOCK_SECONDS, open_recording
 from .audio.resample import Resampler
-from .errors import BadInput
+from .errors import BadInput, Unavailable
 from .events import End, Event, Final, Segment, Update, segment_fields
+from .exports import formats
+from .exports.screen import write_whole
 from .grid import HOP, RATE
 from .manifest import DEFAULT
 from .stream import Stream
 from .tick import tick
 from .zoo import Model, load
 
+if TYPE_CHECKING:
+    import pandas
+
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """One row each 20 ms: ``probs`` ``[T, C]``, ``arousal`` and ``valence`` ``[T]`` in 0…1, f32; ``speech``
+    ``[T]`` bool.
+
+    Where there is no speech there is no emotion either: NaN.
+    """
+
+    probs: Array
+    arousal: Array
+    valence: Array
+    speech: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One channel of a recording: its ``events`` in order, without the provisional ones."""
+    """One channel of a recording: its ``events`` in order, without the provisional ones, and its ``frames`` if kept."""
 
     channel: int
     role: str | None
     events: tuple[Event, ...]
+    frames: Frames | None = field(default=None, compare=False)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -51,6 +72,41 @@ class Diarization:
         found = [segment for track in self.tracks for segment in track.segments]
         return tuple(sorted(found, key=lambda segment: segment.start))
 
+    @property
+    def frames(self) -> Frames:
+        """The frames of a recording of one channel. Raises ``BadInput`` when there are more, or none were kept."""
+        if len(self.tracks) > 1:
+            raise BadInput(f"Bad use of frames with {len(self.tracks)} channels, expected one: see tracks[n].frames")
+        if self.tracks[0].frames is None:
+            raise BadInput("Bad use of frames that were not kept, expected diarize(…, frames=True)")
+        return self.tracks[0].frames
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a segment with audformat's names ``file, start, end, emotion, arousal, valence, role``, seconds
+        as floats, then ``channel, confidence, entropy`` and one ``prob_X`` a label. Raises ``Unavailable`` without
+        pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise Unavailable("Bad pandas 'missing', expected it for tables: pip install pandas") from error
+        rows = [
+            {
+                **{name: row[name] for name in ("file", "start", "end", "emotion")},
+                **{name: row[name]["mean"] for name in ("arousal", "valence")},
+                **{name: row[name] for name in ("role", "channel", "confidence", "entropy")},
+                **{f"prob_{label}": row["probs"][label] for label in self.labels},
+            }
+            for row in self.rows()
+        ]
+        names = ["file", "start", "end", "emotion", "arousal", "valence", "role", "channel", "confidence", "entropy"]
+        return pandas.DataFrame(rows, columns=[*names, *(f"prob_{label}" for label in self.labels)])
+
+    def save(self, path: str | Path) -> None:
+        """Write a file in the format of its suffix, whole or not at all. Raises ``BadInput`` for an unknown suffix."""
+        data = io.BytesIO()
+        formats.write(self, formats.by_suffix(Path(path).suffix), data)
+        write_whole(Path(path), data.getvalue())
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """One dictionary a segment, with the wire's names, in order of start and channel."""
         pairs = [(segment, track) for track in self.tracks for segment in track.segments]
@@ -69,13 +125,15 @@ def diarize(
     channels: str = "mix",
     roles: Sequence[str] | None = None,
     device: str = "cpu",
+    frames: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> Diarization:
     """Diarize a file, or samples ``[n]`` or ``[n, 1…2]`` in -1…1 at ``rate`` Hz.
 
     ``plan``: ``batch`` (longer context, the default) or ``live`` (what a live session answers, to the bit).
     ``labels``: restrict the classes and renormalise. ``channels``: ``mix`` or ``split``; ``roles`` names them.
-    ``progress`` is told the seconds done. Raises ``BadInput``, ``BadModel``, ``Unavailable``.
+    ``frames``: keep them (1 MB for 9 min). ``progress`` is told the seconds done. Raises ``BadInput``,
+    ``BadModel``, ``Unavailable``.
     """
     if isinstance(source, (str, Path)):
         recording = open_recording(source)
@@ -94,7 +152,7 @@ def diarize(
         size = BLOCK_SECONDS * rate
         blocks = (array[n : n + size] for n in range(0, len(array), size))
     loaded = model if isinstance(model, Model) else load(model, device)
-    run = Run(loaded, name, rate, width, plan=plan, labels=labels, channels=channels, roles=roles)
+    run = Run(loaded, name, rate, width, plan=plan, labels=labels, channels=channels, roles=roles, frames=frames)
 
     def answer() -> None:
         while tick(loaded, run.streams):
@@ -129,6 +187,7 @@ class Run:
         labels: Sequence[str] | None,
         channels: str,
         roles: Sequence[str] | None,
+        frames: bool = False,
     ) -> None:
         if channels not in ("mix", "split"):
             raise BadInput(f"Bad channels {channels!r}, expected mix or split")
@@ -136,7 +195,8 @@ class Run:
         if roles is not None and len(roles) != count:
             raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name
-        self.streams = [Stream(model.manifest, plan, labels) for _ in range(count)]
+        self.streams = [Stream(model.manifest, plan, labels, keep_frames=frames) for _ in range(count)]
+        self._frames: list[list[Any]] | None = [[] for _ in range(count)] if frames else None
         self._roles = roles
         self._resamplers = [Resampler(rate) for _ in range(count)]
         self._events: list[list[Event]] = [[] for _ in range(count)]
@@ -161,6 +221,9 @@ class Run:
         """Take the events that the streams have now; provisional ones are of no use afterwards."""
         for stream, events in zip(self.streams, self._events, strict=True):
             events.extend(event for event in stream.events() if not isinstance(event, Update))
+        if self._frames is not None:
+            for stream, kept in zip(self.streams, self._frames, strict=True):
+                kept.append(stream.frames())
 
     @property
     def done(self) -> bool:
@@ -168,10 +231,18 @@ class Run:
 
     def result(self) -> Diarization:
         tracks = tuple(
-            Track(n, self._roles[n] if self._roles else None, tuple(events)) for n, events in enumerate(self._events)
+            Track(n, self._roles[n] if self._roles else None, tuple(events), self._kept(n))
+            for n, events in enumerate(self._events)
         )
         ends = [event.frames for events in self._events for event in events if isinstance(event, End)]
         return Diarization(self.name, max(ends) * HOP / RATE, self.streams[0].labels, tracks)
+
+    def _kept(self, number: int) -> Frames | None:
+        if self._frames is None:
+            return None
+        probs, affect, speech = (np.concatenate(parts) for parts in zip(*self._frames[number], strict=True))
+        probs[~speech] = affect[~speech] = np.nan
+        return Frames(probs, affect[:, 0], affect[:, 1], speech)
 
 
 def mix(block: Array) -> Array:

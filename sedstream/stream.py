@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .decoding.cadence import Cadence, Point
 from .decoding.decoder import Decoder, quantise
 from .decoding.segments import Assembler
 from .errors import BadInput
@@ -23,9 +24,6 @@ from .speech.silero import CHUNK, CONTEXT, State, new_state
 from .speech.vad import Segmenter, chunks_for
 
 Array = NDArray[np.float32]
-
-CADENCE = 25
-"""Frames that one arousal event covers: 0.5 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,14 @@ class Stream:
     then drain ``events``; ``close`` at the end, and go on ticking until ``done``.
     """
 
-    def __init__(self, manifest: Manifest, plan: str | Plan = "live", labels: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        plan: str | Plan = "live",
+        labels: Sequence[str] | None = None,
+        *,
+        keep_frames: bool = False,
+    ) -> None:
         self.plan = plan if isinstance(plan, Plan) else manifest.plan(plan)
         self.labels = choose_labels(manifest, labels)
         self._columns = [manifest.labels.index(label) for label in self.labels]
@@ -82,6 +87,7 @@ class Stream:
         self._lost = 0
         self._revisions: dict[int, int] = {}  # last revision sent of each segment that is not final
         self._in_block = False
+        self._frames: list[tuple[Array, Array, NDArray[np.bool_]]] | None = [] if keep_frames else None
         self._begin(0)
 
     def _begin(self, origin: int) -> None:
@@ -91,6 +97,7 @@ class Stream:
         self._segmenter = Segmenter(self._manifest.vad)
         self._decoder = Decoder(len(self.labels), self._manifest.decoder)
         self._assembler = Assembler(self.labels, origin)
+        self._cadence = Cadence(origin)
         self._state = new_state()
         self._heard = 0  # VAD chunks heard in this span
         self._fed = 0  # frames of this span given to the decoder
@@ -99,7 +106,6 @@ class Stream:
         self._affect = np.empty((0, 2), np.float32)
         self._speaking = False
         self._shown: list[Segment] = []  # the provisional segments as last sent
-        self._mood = np.zeros(3)  # arousal, valence, frames of speech in the current cadence
 
     @property
     def written(self) -> int:
@@ -150,6 +156,17 @@ class Stream:
         events, self._events = self._events, []
         return events
 
+    def frames(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """The frames answered since the last call: probabilities ``[n, C]``, arousal and valence ``[n, 2]``,
+        speech ``[n]``.
+
+        What stands in frames without speech means nothing. Empty unless the stream was made with ``keep_frames``.
+        """
+        kept, self._frames = self._frames or [], None if self._frames is None else []
+        nothing = (np.empty((0, len(self.labels)), np.float32), np.empty((0, 2), np.float32), np.empty(0, np.bool_))
+        probs, affect, speech = zip(nothing, *kept, strict=True)
+        return np.concatenate(probs), np.concatenate(affect), np.concatenate(speech)
+
     def pull(self) -> Block | None:
         """The next block if its samples are complete. It must be answered by ``hear`` and ``push`` before the next."""
         if self.done or self._in_block:
@@ -196,7 +213,7 @@ class Stream:
         self._feed(min(len(self._scores), len(self._flags)))
         if last:
             self._emit(self._assembler.commit(self._decoder.flush()) + self._assembler.close())
-            self._tell_mood(force=True)
+            self._tell_arousal(self._cadence.close())
             self._end_span()
         else:
             self._update()
@@ -243,14 +260,13 @@ class Stream:
             scores, affect, speech = scores[:count], affect[:count], speech[:count]
         if count <= 0:
             return
-        self._assembler.add(np.exp(scores), affect, speech)
+        probs = np.exp(scores)
+        if self._frames is not None:
+            self._frames.append((probs, affect, speech))
+        self._assembler.add(probs, affect, speech)
         self._emit(self._assembler.commit(self._decoder.push(quantise(scores), speech)))
-        for frame in range(count):
-            if speech[frame]:
-                self._mood += (affect[frame, 0], affect[frame, 1], 1)
-            self._fed += 1
-            if self._fed % CADENCE == 0:
-                self._tell_mood()
+        self._tell_arousal(self._cadence.add(affect, speech))
+        self._fed += count
         self._scores, self._affect = self._scores[count:], self._affect[count:]
         self._flags = self._flags[count:]
         self._speech_frames += int(speech.sum())
@@ -264,23 +280,8 @@ class Stream:
         if len(decided):
             self._speaking = bool(decided[-1])
 
-    def _tell_mood(self, force: bool = False) -> None:
-        end = self._fed
-        start = (end - 1) // CADENCE * CADENCE
-        if force and end % CADENCE == 0:
-            return
-        arousal, valence, frames = self._mood.tolist()
-        known = frames > 0
-        self._events.append(
-            Arousal(
-                self._origin + start,
-                self._origin + end,
-                arousal / frames if known else None,
-                valence / frames if known else None,
-                self._at,
-            )
-        )
-        self._mood[:] = 0
+    def _tell_arousal(self, points: list[Point]) -> None:
+        self._events.extend(Arousal(*point, self._at) for point in points)
 
     def _emit(self, segments: list[Segment]) -> None:
         for segment in segments:

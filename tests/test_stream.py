@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sedstream.decoding.cadence import CADENCE
 from sedstream.errors import BadInput, BadModel
 from sedstream.events import Arousal, End, Event, Final, Flushed, Gap, SpeechEnd, SpeechStart, Update
 from sedstream.grid import HOP, frames_of
-from sedstream.stream import CADENCE, Stream
+from sedstream.stream import Stream
 from sedstream.tick import tick
 from sedstream.zoo import Model
 

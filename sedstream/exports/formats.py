@@ -32,6 +32,14 @@ def find(name: str) -> Format:
     return cast(Format, import_module(f".{name}", __package__))
 
 
+def by_suffix(suffix: str) -> str:
+    """The name of the format whose files end so, in any case. Raises ``BadInput`` for an unknown one."""
+    known = {find(name).SUFFIX.lower(): name for name in NAMES}
+    if suffix.lower() not in known:
+        raise BadInput(f"Bad suffix {suffix!r}, expected one of {', '.join(known)}")
+    return known[suffix.lower()]
+
+
 def write(diarization: Diarization, name: str, file: IO[bytes]) -> None:
     """Write ``diarization`` in the format ``name`` to a binary ``file``, which stays open.
 

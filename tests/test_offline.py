@@ -1,0 +1,115 @@
+"""`sedstream.diarize` from Python: arrays and files, frames, tables, files by suffix."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import sedstream
+from sedstream.errors import BadInput
+from sedstream.events import Final
+from sedstream.zoo import Model
+
+Array = NDArray[np.float32]
+
+
+def test_array_and_file_are_the_same(model: Model, clip: Path, speech: Array) -> None:
+    by_file = sedstream.diarize(clip, model=model)
+    by_array = sedstream.diarize(speech, rate=16_000, model=model)
+    assert by_file.segments == by_array.segments
+    assert by_file.duration == pytest.approx(len(speech) / 16_000, abs=0.02)
+    assert by_file.file == str(clip)
+
+
+def test_frames_are_those_of_the_segments(model: Model, speech: Array) -> None:
+    result = sedstream.diarize(speech, rate=16_000, model=model, plan="live")
+    frames = result.frames
+    total = round(result.duration * 50)
+    assert frames.probs.shape == (total, len(result.labels))
+    assert frames.arousal.shape == frames.valence.shape == frames.speech.shape == (total,)
+    assert np.isnan(frames.probs[~frames.speech]).all()
+    assert np.isnan(frames.arousal[~frames.speech]).all()
+    assert np.allclose(frames.probs[frames.speech].sum(1), 1, atol=1e-5)
+    covered = np.zeros(total, np.bool_)
+    for segment in result.segments:
+        inside = slice(segment.start, segment.end)
+        covered[inside] = True
+        assert np.allclose(frames.probs[inside].mean(0), segment.probs, atol=1e-5)
+        assert frames.arousal[inside].mean() == pytest.approx(segment.arousal_mean, abs=1e-5)
+        assert frames.arousal[inside].max() == pytest.approx(segment.arousal_peak, abs=1e-6)
+    assert np.array_equal(covered, frames.speech)
+
+
+def test_frames_of_two_channels_and_of_none(model: Model, speech: Array) -> None:
+    stereo = np.stack([speech[:48_000], speech[48_000:96_000]], axis=1)
+    result = sedstream.diarize(stereo, rate=16_000, model=model, channels="split", roles=["customer", "agent"])
+    with pytest.raises(BadInput, match="with 2 channels"):
+        _ = result.frames
+    assert all(track.frames is not None and len(track.frames.speech) == 150 for track in result.tracks)
+    assert [track.role for track in result.tracks] == ["customer", "agent"]
+    bare = sedstream.diarize(speech[:48_000], rate=16_000, model=model, frames=False)
+    with pytest.raises(BadInput, match="were not kept"):
+        _ = bare.frames
+
+
+def test_dataframe(model: Model, clip: Path) -> None:
+    result = sedstream.diarize(clip, model=model)
+    table = result.to_dataframe()
+    assert list(table.columns[:7]) == ["file", "start", "end", "emotion", "arousal", "valence", "role"]
+    assert table["emotion"].tolist() == [segment.label for segment in result.segments]
+    assert (table["end"] > table["start"]).all()
+    empty = sedstream.diarize(np.zeros(16_000, np.float32), rate=16_000, model=model).to_dataframe()
+    assert list(empty.columns) == list(table.columns)
+    assert len(empty) == 0
+
+
+@pytest.mark.parametrize("suffix", [".rttm", ".csv", ".jsonl", ".TextGrid", ".txt", ".eaf", ".vtt", ".parquet"])
+def test_save_by_suffix(suffix: str, model: Model, clip: Path, tmp_path: Path) -> None:
+    result = sedstream.diarize(clip, model=model, frames=False)
+    path = tmp_path / f"answer{suffix}"
+    result.save(path)
+    assert path.stat().st_size > 0
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_bad_arguments(model: Model, speech: Array, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="Bad rate None"):
+        sedstream.diarize(speech, model=model)
+    with pytest.raises(BadInput, match=r"shape \(4, 3\)"):
+        sedstream.diarize(np.zeros((4, 3), np.float32), rate=16_000, model=model)
+    with pytest.raises(BadInput, match="at least one"):
+        sedstream.diarize(np.zeros(0, np.float32), rate=16_000, model=model)
+    with pytest.raises(BadInput, match="Bad channels 'left'"):
+        sedstream.diarize(speech, rate=16_000, model=model, channels="left")
+    with pytest.raises(BadInput, match="Bad roles"):
+        sedstream.diarize(speech, rate=16_000, model=model, roles=["a", "b"])
+    with pytest.raises(BadInput, match="Bad suffix '.docx', expected one of .rttm"):
+        sedstream.diarize(speech[:16_000], rate=16_000, model=model).save(tmp_path / "a.docx")
+
+
+@pytest.mark.parametrize("plan", ["live", "batch"])
+def test_joined_recordings_answer_as_their_pieces(plan: str, model: Model, speech: Array) -> None:
+    """Far enough from a join, nothing of the other piece is heard: the same frames, however long the recording is."""
+    first, second = speech[:130_000], speech
+    # The join falls on the grid of the blocks, so that each block of the piece has its like in the whole.
+    grid = model.manifest.plan(plan).step * 320
+    quiet = np.zeros(-len(first) % grid, np.float32)
+    whole = sedstream.diarize(np.concatenate([first, quiet, second]), rate=16_000, model=model, plan=plan).frames
+    piece = sedstream.diarize(second, rate=16_000, model=model, plan=plan).frames
+    shift = (len(first) + len(quiet)) // 320
+    # From the first block on whose window begins behind the join.
+    context = -(-model.manifest.plan(plan).left // model.manifest.plan(plan).step) * model.manifest.plan(plan).step
+    both = whole.speech[shift + context :] & piece.speech[context:]
+    assert both.sum() > 100
+    # The VAD remembers further back than the model hears, but only fades.
+    assert (whole.speech[shift + context :] == piece.speech[context:]).mean() > 0.97
+    assert np.array_equal(whole.probs[shift + context :][both], piece.probs[context:][both])
+
+
+def test_events_are_kept_but_for_the_provisional(model: Model, speech: Array) -> None:
+    result = sedstream.diarize(speech[:64_000], rate=16_000, model=model)
+    kinds = {type(event).__name__ for event in result.tracks[0].events}
+    assert kinds == {"SpeechStart", "SpeechEnd", "Final", "Arousal", "End"}
+    finals = [event.segment for event in result.tracks[0].events if isinstance(event, Final)]
+    assert tuple(finals) == result.segments
