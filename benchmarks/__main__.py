@@ -1,9 +1,9 @@
-"""``python -m benchmarks speed``, ``python -m benchmarks accuracy …``."""
+"""``python -m benchmarks speed``, ``python -m benchmarks recordings``, ``python -m benchmarks accuracy …``."""
 
 import sys
 from importlib import import_module
 
-NAMES = ("accuracy", "speed")
+NAMES = ("accuracy", "recordings", "speed")
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     raise SystemExit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")

@@ -1,0 +1,59 @@
+"""A folder against one file after another: ``python -m benchmarks recordings [--files 64]``.
+
+Both in this process, with the same loaded model; the recordings are 10 to 40 s cuts of the demonstration clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+import sedstream
+
+from .report import ROOT, write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks recordings", description=__doc__)
+    parser.add_argument("--files", type=int, default=64, help="recordings (%(default)s)")
+    options = parser.parse_args()
+    dice = random.Random(1)
+    clips = sorted((ROOT / "sedstream" / "demo").glob("*.flac"))
+    audio = np.tile(np.concatenate([soundfile.read(path, dtype="int16")[0] for path in clips]), 3)
+    with tempfile.TemporaryDirectory() as name:
+        paths = [Path(name) / f"{n:03d}.flac" for n in range(options.files)]
+        for path in paths:
+            first = dice.randrange(len(audio) // 2)
+            soundfile.write(path, audio[first : first + dice.randrange(160_000, 640_000)], 16_000)
+        seconds = sum(soundfile.info(path).duration for path in paths)
+        model = sedstream.load()
+        warm = dict(sedstream.diarize_many(paths[:8], model=model))
+        began = time.perf_counter()
+        alone = {path: sedstream.diarize(path, model=model, frames=False) for path in paths}
+        middle = time.perf_counter()
+        together = dict(sedstream.diarize_many(paths, model=model))
+        ended = time.perf_counter()
+    if together != alone or len(warm) != 8:
+        raise SystemExit("Bad answers, expected the same together as alone")
+    slow, fast = seconds / (middle - began), seconds / (ended - middle)
+    write(
+        "Folders",
+        f"""
+| {options.files} recordings, {seconds / 60:.0f} min, plan batch | times real time |
+|---|---|
+| one after another | {slow:.0f} |
+| together (`diarize_many`, `sedstream diarize FOLDER --out FOLDER`) | {fast:.0f} |
+
+Together is {fast / slow:.2f} times as fast; the answers are equal.
+""",
+    )
+
+
+if __name__ == "__main__":
+    main()
