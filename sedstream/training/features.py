@@ -27,8 +27,8 @@ BATCH = 4800
 class Recipe:
     """What the windows of a pass are made of.
 
-    `lengths`: window lengths in frames, and the share of the frames that each gets; `right`: look-ahead of the live
-    plan in frames; `clean`: no augmentation; `corpora`: None for all.
+    `lengths`: window lengths in frames, and the share of the frames that each gets; `right`: look-ahead in frames that
+    a frame must have to be trained, about that of the live plan; `clean`: no augmentation; `corpora`: None for all.
     """
 
     data: Path
