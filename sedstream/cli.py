@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(diarize, plan="batch")
     _add_channels(diarize)
     _add_output(diarize)
+    diarize.add_argument("--plot", metavar="FILE", help="picture of one recording: png, svg or pdf")
     diarize.set_defaults(run=commands.diarize)
 
     listen = verbs.add_parser("listen", help="watch a microphone live")

@@ -27,6 +27,10 @@ def diarize(options: argparse.Namespace) -> int:
         return _diarize_folder(recordings, options)
     paths = [path for path, _ in recordings]
     names = _formats(options)
+    if options.plot is not None:
+        if len(paths) != 1:
+            raise BadInput(f"Bad plot '{options.plot}' of {len(paths)} recordings, expected one recording")
+        return _diarize_file(paths[0], names[0], options)
     if out is not None and names != ["jsonl"] and names != ["table"]:
         if len(paths) != 1 or len(names) != 1:
             raise BadInput(f"Bad output '{out}', expected a folder for {len(paths)} recordings as {', '.join(names)}")
@@ -68,16 +72,25 @@ def _diarize_folder(recordings: Sequence[tuple[Path, Path]], options: argparse.N
 
 
 def _diarize_file(path: Path, name: str, options: argparse.Namespace) -> int:
+    """One recording as a picture, in any format, or both."""
     import io
 
     from . import offline
-    from .exports import formats
+    from .exports import formats, plot
     from .exports.screen import write_whole
 
-    settings = {name: getattr(options, name) for name in ("model", "plan", "labels", "channels", "roles", "device")}
-    data = io.BytesIO()
-    formats.write(offline.diarize(path, **settings), name, data)
-    write_whole(Path(options.out), data.getvalue())
+    settings = {key: getattr(options, key) for key in ("model", "plan", "labels", "channels", "roles", "device")}
+    answer = offline.diarize(path, frames=False, **settings)
+    if options.plot is not None:
+        plot.save(answer.plot(), options.plot)
+    if options.out is None or name == "table":
+        with _screen(options) as screen:
+            for row in answer.rows():
+                screen.show(row)
+    else:
+        data = io.BytesIO()
+        formats.write(answer, name, data)
+        write_whole(Path(options.out), data.getvalue())
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio.files import BLOCK_SECONDS, open_recording
+from .audio.files import BLOCK_SECONDS, Recording, open_recording
 from .audio.resample import Resampler
 from .errors import BadInput, Unavailable
 from .events import End, Event, Final, Segment, Update, segment_fields
@@ -24,6 +24,7 @@ from .tick import tick
 from .zoo import Model, load
 
 if TYPE_CHECKING:
+    import matplotlib.figure
     import pandas
 
 Array = NDArray[np.float32]
@@ -106,6 +107,18 @@ class Diarization:
         data = io.BytesIO()
         formats.write(self, formats.by_suffix(Path(path).suffix), data)
         write_whole(Path(path), data.getvalue())
+
+    def plot(self, samples: Array | None = None, rate: int | None = None) -> matplotlib.figure.Figure:
+        """Waveform, segments and the arousal curve of each channel as a picture; it shows itself in a notebook.
+
+        The waveform is read from the file again, or drawn from ``samples`` ``[n]`` or ``[n, channels]`` at ``rate`` Hz.
+        Raises ``Unavailable`` without matplotlib.
+        """
+        from .exports.plot import figure
+
+        if samples is None and self.file:
+            samples, rate = _waveform(open_recording(self.file))
+        return figure(self, samples, rate)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One dictionary a segment, with the wire's names, in order of start and channel."""
@@ -243,6 +256,21 @@ class Run:
         probs, affect, speech = (np.concatenate(parts) for parts in zip(*self._frames[number], strict=True))
         probs[~speech] = affect[~speech] = np.nan
         return Frames(probs, affect[:, 0], affect[:, 1], speech)
+
+
+def _waveform(recording: Recording) -> tuple[Array, int]:
+    """What a picture can show of a recording ``[n, channels]``, and its rate: least and greatest sample of each 10
+    ms."""
+    step = recording.rate // 100
+    rest = np.empty((0, recording.channels), np.float32)
+    parts = []
+    for block in recording.blocks():
+        rest = np.concatenate([rest, block])
+        whole = len(rest) // step * step
+        pieces = rest[:whole].reshape(-1, step, recording.channels)
+        parts.append(np.stack([pieces.min(axis=1), pieces.max(axis=1)], axis=1).reshape(-1, recording.channels))
+        rest = rest[whole:]
+    return np.concatenate(parts), round(2 * recording.rate / step)
 
 
 def mix(block: Array) -> Array:

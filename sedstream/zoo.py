@@ -63,13 +63,25 @@ class Model:
         ``spread``: ``map``, or that of a pool of threads started with :func:`one_core`, for the rows on a CPU.
         """
         if self.device.type == "cpu":
-            answers = list(spread(lambda block: self._answer(torch.from_numpy(block[None]), plan), blocks))
+            answers = list(spread(lambda block: self._row(block, plan), blocks))
         else:
             answers = [
                 self._bucket(part, plan)
                 for part in np.array_split(blocks, range(BUCKETS[-1], len(blocks), BUCKETS[-1]))
             ]
         return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers])
+
+    def _row(self, block: Array, plan: Plan) -> tuple[Array, Array]:
+        # One core: threads that share a row wait for each other in busy loops, and where another program wants a core
+        # too, a row takes ten times as long. Threads side by side, each with a row, are faster in any case.
+        threads = torch.get_num_threads()
+        if threads > 1:
+            torch.set_num_threads(1)
+        try:
+            return self._answer(torch.from_numpy(block[None]), plan)
+        finally:
+            if threads > 1:
+                torch.set_num_threads(threads)
 
     def _bucket(self, blocks: Array, plan: Plan) -> tuple[Array, Array]:
         size = next(size for size in BUCKETS if size >= len(blocks))
@@ -91,7 +103,7 @@ class Model:
 
 
 def one_core() -> None:
-    """Start a thread of a pool with this: rows side by side on one core each are faster than one row on all cores."""
+    """Start a thread of a pool with this: each has its own number of cores for a row, and it should be one."""
     torch.set_num_threads(1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import speechbrain
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from sedstream.manifest import Manifest, find
@@ -20,6 +21,10 @@ from sedstream.zoo import Model, load
 for name, module in list(sys.modules.items()):
     if type(module).__module__ == speechbrain.utils.importutils.__name__:
         del sys.modules[name]
+
+# How long an example takes says nothing about whether it is right.
+settings.register_profile("sedstream", deadline=None)
+settings.load_profile("sedstream")
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "sedstream" / "demo"

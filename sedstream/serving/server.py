@@ -78,13 +78,9 @@ class Connection:
             else:
                 return
             self._finish(1008)
-            await self._news_forever()
+            await asyncio.Event().wait()  # the writer ends the connection once it has sent what is due
         except ConnectionClosed:
             pass
-
-    @staticmethod
-    async def _news_forever() -> None:
-        await asyncio.get_running_loop().create_future()  # the writer ends the connection
 
     async def _obey(self, command: Start | Audio | Finalize | Close) -> None:
         if isinstance(command, Start):
