@@ -187,18 +187,21 @@ def test_a_microphone_that_goes_away(leave: Any, model: Model, short_clip: Path,
 
 
 def test_what_is_lost_is_told_and_shifts_nothing(model: Model, short_clip: Path, tmp_path: Path) -> None:
-    """A ring of 1.5 seconds, and a program that is suspended for four: silence is lost, speech keeps its place."""
+    """A small ring, and a program that is suspended for four seconds: silence is lost, speech keeps its place."""
     recorded = tmp_path / "captured"
-    with open_room() as room:
-        process = start(room, recorded, ring=24_000)
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(4)
-        process.send_signal(signal.SIGCONT)
-        room.play(short_clip)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0
-    told = [re.fullmatch(r"sedstream: gap (\d+\.\d{3})-(\d+\.\d{3}) s", line) for line in errors.splitlines()]
+    for ring in (12_000, 3_000, 800):  # how fast a sound server hands over what it kept is its own affair
+        with open_room() as room:
+            process = start(room, recorded, ring=ring)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(4)
+            process.send_signal(signal.SIGCONT)
+            room.play(short_clip)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0
+        told = [re.fullmatch(r"sedstream: gap (\d+\.\d{3})-(\d+\.\d{3}) s", line) for line in errors.splitlines()]
+        if told:
+            break
     assert told
     captured = np.fromfile(recorded, np.float32)
     silence_lost = True

@@ -16,7 +16,7 @@ BINARY = False
 def write(diarization: Diarization, file: IO[str]) -> None:
     """Times in hours, minutes, seconds and milliseconds, exact to the frame."""
     names = speakers(diarization.tracks)
-    spans = {channel: f"<v {_escaped(name)}>" if name else "" for channel, name in names.items()}
+    spans = {channel: f"<v {_closed(_escaped(name))}>" if name else "" for channel, name in names.items()}
     file.write("WEBVTT\n")
     for row in diarization.rows():
         file.write(f"\n{_clock(row['start'])} --> {_clock(row['end'])}\n")
@@ -32,3 +32,8 @@ def _clock(seconds: float) -> str:
 
 def _escaped(text: str) -> str:
     return one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _closed(name: str) -> str:
+    """``name`` without a last hyphen that would make ``-->`` with the bracket behind it: an arrow is not allowed."""
+    return f"{name[:-1]}&#45;" if name.endswith("-") else name
