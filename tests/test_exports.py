@@ -20,7 +20,7 @@ import pandas as pd
 import parselmouth
 import pytest
 import webvtt
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from parselmouth.praat import call as praat
 from pyannote.database.util import load_rttm
@@ -317,7 +317,8 @@ FILES = st.one_of(st.text(min_size=1).map(os.fsencode), st.binary(min_size=1)).m
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(FILES, ROLES, ROLES)
+@example(name="0.wav", first="0", second="--")
+@given(name=FILES, first=ROLES, second=ROLES)
 def test_any_name_keeps_a_file_whole(tmp_path: Path, name: str, first: str, second: str) -> None:
     """Control characters, line breaks, unpaired surrogates: each name comes back, or its escaped form."""
     made = recording(name, 50, (first, [(0, 25, "sad")]), (second, [(25, 50, "sad")]))
