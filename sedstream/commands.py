@@ -23,13 +23,14 @@ def diarize(options: argparse.Namespace) -> int:
 
     recordings = find_recordings(options.paths)
     out = options.out
-    if out is not None and (out.endswith("/") or Path(out).is_dir() or not Path(out).suffix):
+    folder = out is not None and (out.endswith("/") or Path(out).is_dir() or not Path(out).suffix)
+    if options.plot is not None and (folder or len(recordings) != 1):
+        raise BadInput(f"Bad plot '{options.plot}', expected a single recording, and no folder of answers")
+    if folder:
         return _diarize_folder(recordings, options)
     paths = [path for path, _ in recordings]
     names = _formats(options)
     if options.plot is not None:
-        if len(paths) != 1:
-            raise BadInput(f"Bad plot '{options.plot}' of {len(paths)} recordings, expected one recording")
         return _diarize_file(paths[0], names[0], options)
     if out is not None and names != ["jsonl"] and names != ["table"]:
         if len(paths) != 1 or len(names) != 1:

@@ -40,7 +40,7 @@ class Manifest:
     decoder: DecoderSettings
 
     def plan(self, name: str) -> Plan:
-        """The plan of that name. Raises ``BadInput``-like ``BadModel`` when the model has none."""
+        """The plan of that name. Raises ``BadModel`` when the model has none."""
         if name not in self.plans:
             raise BadModel(f"Bad plan {name!r}, expected one of {', '.join(self.plans)} of model {self.name!r}")
         return self.plans[name]

@@ -27,7 +27,7 @@ class Outbox:
         """Append a message; one that waits and is superseded by it goes away.
 
         An ``emotion.update`` replaces everything provisional of its channel from its segment on, a ``flow`` the
-        last ``flow``, and while the client is behind, ``arousal`` points give way: half full, the oldest is dropped.
+        last ``flow``, and while the client is behind, ``arousal`` points give way: past half, none is taken.
         """
         match message["type"]:
             case "emotion.update":
