@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Protocol
 
 from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
@@ -14,10 +17,39 @@ from websockets.http11 import Request, Response
 from ..engine import Delivery, Engine, Session
 from ..errors import BadInput, Unavailable
 from ..zoo import Model
+from .access import Refusal
 from .connection import Connection
 from .protocol import MAX_BINARY
 
 PATH = "/v1/stream"
+
+
+class Dialog(Protocol):
+    """One client of a WebSocket route, served until it ends."""
+
+    def run(self) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A WebSocket path: what serves a client there, and the scope that its token must have."""
+
+    dialog: Callable[[Server, ServerConnection], Dialog]
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A path answered by plain HTTP: status, content type, body; ``scope`` None: anybody may ask."""
+
+    answer: Callable[[Server], tuple[HTTPStatus, str, str]]
+    scope: str | None
+
+
+ROUTES: dict[str, Route | Page] = {
+    PATH: Route(Connection, "stream"),
+}
+"""Everything that the server answers, by its exact path."""
 
 
 class Server:
@@ -77,13 +109,26 @@ class Server:
         await asyncio.get_running_loop().run_in_executor(None, self.engine.__exit__)
 
     def _answer(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Answer an HTTP request that is no session; None lets the WebSocket handshake go on."""
-        if request.path.split("?")[0] != PATH:
-            return socket.respond(HTTPStatus.NOT_FOUND, f"expected the path {PATH}\n")
+        """Refuse a request or answer a page; None lets the WebSocket handshake go on. In order: path, token and
+        scope, origin, limits, admission."""
+        route = ROUTES.get(request.path.partition("?")[0])
+        if route is None:
+            return _refuse(socket, Refusal(HTTPStatus.NOT_FOUND, f"expected a path of {', '.join(ROUTES)}"))
+        if isinstance(route, Page):
+            return _page(socket, *route.answer(self))
+        if refusal := self._admit():
+            return _refuse(socket, refusal)
+        return None
+
+    def _admit(self) -> Refusal | None:
+        """Whether there is room for one more session."""
         return None
 
     async def _serve(self, socket: ServerConnection) -> None:
-        await Connection(self, socket).run()
+        assert socket.request is not None
+        route = ROUTES[socket.request.path.partition("?")[0]]
+        assert isinstance(route, Route)  # pages were answered before the handshake
+        await route.dialog(self, socket).run()
 
     def _hand_over(self, deliveries: list[Delivery]) -> None:
         """Engine thread: the one hand-over of a tick."""
@@ -103,3 +148,16 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _refuse(socket: ServerConnection, refusal: Refusal) -> Response:
+    response = socket.respond(refusal.status, refusal.reason + "\n")
+    response.headers.update(refusal.headers)
+    return response
+
+
+def _page(socket: ServerConnection, status: HTTPStatus, content_type: str, body: str) -> Response:
+    response = socket.respond(status, body)
+    del response.headers["Content-Type"]
+    response.headers["Content-Type"] = content_type
+    return response
