@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8765, help="port to listen on, 0 for a free one (%(default)s)")
     serve.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
     serve.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    serve.add_argument("--log-format", choices=["text", "json"], default="text", help="on stderr (%(default)s)")
     serve.set_defaults(run=commands.serve)
 
     stream = verbs.add_parser("stream", help="send a recording to a server as a live call")

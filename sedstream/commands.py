@@ -158,28 +158,9 @@ def listen(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """The server, until SIGINT or SIGTERM."""
-    import asyncio
-    import logging
-    import signal
+    from .serving.command import run
 
-    from .serving.server import Server
-    from .zoo import load
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("websockets").setLevel(logging.WARNING)
-    model = load(options.model, options.device)
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        async with Server(model, options.host, options.port) as server:
-            print(f"listening on {server.url}", flush=True)
-            await stop.wait()
-
-    asyncio.run(run())
-    return 0
+    return run(options)
 
 
 def stream(options: argparse.Namespace) -> int:

@@ -1,0 +1,37 @@
+"""``sedstream serve``: the server as a process, from its flags to its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+
+from ..zoo import Model, load
+from . import logs
+from .server import Server
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM; the exit code."""
+    logs.configure(options.log_format)
+    return asyncio.run(_serve(load(options.model, options.device), options))
+
+
+async def _serve(model: Model, options: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def ask(number: int) -> None:
+        if stop.is_set():  # asked twice: at once, and the parent sees which signal it was
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        stop.set()
+
+    for number in signals:
+        loop.add_signal_handler(number, ask, number)
+    async with Server(model, options.host, options.port) as server:
+        print(f"listening on {server.url}", flush=True)
+        await stop.wait()
+    return 0

@@ -1,0 +1,65 @@
+"""What the server writes to its log: text for people or one JSON object a line; never audio, never a token.
+
+Whoever logs passes what belongs to a record in ``extra``; only the fields named here come out, so that nothing that a
+client sent can get into the log by accident.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from ..errors import BadInput
+
+FIELDS = ("session", "peer", "dialect", "channels", "rate", "plan", "reason", "code", "duration", "segments", "lost")
+"""What ``extra`` may bring: identifiers, numbers and words of our own."""
+
+
+class TextLines(logging.Formatter):
+    """``2026-01-31T12:00:00.123Z INFO session opened session=… rate=8000``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        text = f"{_when(record)} {record.levelname} {record.getMessage()}{fields}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class JsonLines(logging.Formatter):
+    """``{"time": …, "level": …, "logger": …, "message": …, …}``, one line a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = {"time": _when(record), "level": record.levelname.lower(), "logger": record.name}
+        line: dict[str, Any] = head | {"message": record.getMessage()} | _fields(record)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+FORMATS: dict[str, type[logging.Formatter]] = {"text": TextLines, "json": JsonLines}
+
+
+def configure(format: str = "text") -> None:
+    """Send the log of this process to stderr. Raises ``BadInput`` for an unknown format."""
+    if format not in FORMATS:
+        raise BadInput(f"Bad log format {format!r}, expected {' or '.join(FORMATS)}")
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(FORMATS[format]())
+    out.addFilter(_worth_telling)
+    logging.basicConfig(level=logging.INFO, handlers=[out], force=True)
+    logging.getLogger("websockets").setLevel(logging.WARNING)  # below, it tells headers and frames
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    """Whoever knocks at a port and speaks no HTTP is no news, and would fill the log."""
+    return not (record.name.startswith("websockets") and record.msg == "opening handshake failed")
+
+
+def _when(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in FIELDS if getattr(record, name, None) is not None}
