@@ -1,13 +1,28 @@
-"""Who may come in: what a route asks of a request, and how a request is refused."""
+"""Who may come in: token, scope, origin and the limits of each token, checked before a handshake."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
-SCOPES = ("stream", "watch", "admin")
-"""What a token may allow: send calls, follow calls, operate the server."""
+from websockets.datastructures import Headers
+
+from ..errors import BadInput
+from .tokens import SCOPES, Token, TokenFile
+
+SUBPROTOCOL = "sedstream.v1"
+"""What a browser offers beside its token, and what the server then selects."""
+SUBPROTOCOL_TOKEN = "sedstream.token."
+"""Prefix of the subprotocol by which a browser, which cannot set headers, presents a token. Unlike a query it stands in
+no log, no history and no ``Referer``."""
+BURST = 1.0
+"""Seconds' worth of bytes that a token may send at once before it is slowed."""
+ANYBODY = Token("anybody", "", frozenset(SCOPES))
+"""Who comes in where no tokens are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +32,125 @@ class Refusal:
     status: HTTPStatus
     reason: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Access:
+    """The rules of one server. ``tokens`` None: none are asked for. ``origins``: the web pages, like
+    ``https://desk.example``, that may connect from a browser. Raises ``BadInput``."""
+
+    def __init__(self, tokens: TokenFile | None = None, origins: Sequence[str] = ()) -> None:
+        for origin in origins:
+            _check_origin(origin)
+        self._tokens = tokens
+        self._origins = frozenset(origin.lower() for origin in origins)
+        self._sessions: Counter[str] = Counter()
+        self._meters: dict[str, Meter] = {}
+
+    def authorise(self, secret: str | None, scope: str) -> Token | Refusal:
+        """The token that ``secret`` is, if it allows ``scope`` now."""
+        if self._tokens is None:
+            return ANYBODY
+        challenge = {"WWW-Authenticate": "Bearer"}
+        if secret is None:
+            return Refusal(HTTPStatus.UNAUTHORIZED, "expected a token: Authorization: Bearer …", challenge)
+        token = self._tokens.find(secret)
+        if token is None:
+            return Refusal(HTTPStatus.UNAUTHORIZED, "expected a known token", challenge)
+        if token.expired(datetime.now(UTC)):
+            return Refusal(HTTPStatus.UNAUTHORIZED, "expected a token that has not expired", challenge)
+        if scope not in token.scopes:
+            return Refusal(HTTPStatus.FORBIDDEN, f"expected a token with scope {scope}")
+        return token
+
+    def check_origin(self, headers: Headers) -> Refusal | None:
+        """Only browsers send ``Origin``, and the page cannot forge it."""
+        for origin in headers.get_all("Origin"):
+            if origin.lower() not in self._origins:
+                return Refusal(HTTPStatus.FORBIDDEN, "expected a page of an allowed origin")
+        return None
+
+    def enter(self, token: Token, scope: str) -> Visit | Refusal:
+        """One more session of a token, unless it has as many as it may; the visit must be ended."""
+        if token.sessions is not None and self._sessions[token.name] >= token.sessions:
+            reason = f"expected at most {token.sessions} sessions at a time of this token"
+            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, reason, {"Retry-After": "5"})
+        self._sessions[token.name] += 1
+        return Visit(self, token, scope, self._meters.setdefault(token.name, Meter()))
+
+    def leave(self, token: Token) -> None:
+        self._sessions[token.name] -= 1
+        if not self._sessions[token.name]:
+            del self._sessions[token.name], self._meters[token.name]
+
+    def refresh(self) -> None:
+        """Read changed tokens."""
+        if self._tokens is not None:
+            self._tokens.refresh()
+
+    def revoked(self, token: Token, scope: str) -> bool:
+        """Whether a token that was let in for ``scope`` was removed since, or has lost the scope."""
+        if self._tokens is None:
+            return False
+        current = self._tokens.current(token)
+        return current is None or scope not in current.scopes
+
+
+class Meter:
+    """Slows what arrives too fast: how long the next bytes have to wait."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def take(self, count: int, rate: int, now: float) -> float:
+        """Seconds to wait before ``count`` more bytes are used, at ``rate`` bytes a second; ``now`` in seconds of any
+        clock that only moves forward."""
+        self._due = max(self._due, now - BURST) + count / rate
+        return max(0.0, self._due - now)
+
+
+@dataclass(slots=True)
+class Visit:
+    """One session of a token, from its handshake until ``end``."""
+
+    access: Access
+    token: Token
+    scope: str
+    meter: Meter
+    over: bool = False
+
+    def wait(self, count: int, now: float) -> float:
+        """Seconds that ``count`` bytes received at ``now`` have to wait."""
+        rate = self.token.bytes_per_second
+        return 0.0 if rate is None else self.meter.take(count, rate, now)
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the token would no longer be let in. Having expired meanwhile does not count: a call that began in
+        time may end."""
+        return self.access.revoked(self.token, self.scope)
+
+    def end(self) -> None:
+        """May be called twice."""
+        if not self.over:
+            self.over = True
+            self.access.leave(self.token)
+
+
+def bearer(headers: Headers) -> str | None:
+    """The token of a request: from ``Authorization: Bearer …`` or, for browsers, from a subprotocol."""
+    for value in headers.get_all("Authorization"):
+        kind, _, secret = value.strip().partition(" ")
+        if kind.lower() == "bearer" and secret:
+            return secret.strip()
+    for value in headers.get_all("Sec-WebSocket-Protocol"):
+        for offered in value.split(","):
+            if offered.strip().startswith(SUBPROTOCOL_TOKEN):
+                return offered.strip().removeprefix(SUBPROTOCOL_TOKEN)
+    return None
+
+
+def _check_origin(origin: str) -> None:
+    parts = urlsplit(origin)
+    bare = not (parts.path or parts.query or parts.fragment or parts.username)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
+        raise BadInput(f"Bad origin {origin!r}, expected one like https://desk.example or http://localhost:3000")

@@ -5,23 +5,38 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Protocol
 
 from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from ..engine import Delivery, Engine, Session
 from ..errors import BadInput, Unavailable
 from ..zoo import Model
-from .access import Refusal
+from .access import Access, Refusal, bearer
 from .connection import Connection
+from .guarded import HANDSHAKE_SECONDS, GuardedConnection
 from .protocol import MAX_BINARY
+from .tls import Certificate
+from .tokens import Token, TokenFile
 
 PATH = "/v1/stream"
+REFRESH_SECONDS = 1.0
+"""How often changed tokens and certificates are looked for, besides at each handshake."""
+REVOKED = 1008
+
+log = logging.getLogger(__name__)
+# Below this level websockets tells headers, and with them tokens.
+_wire_log = logging.getLogger(f"{__name__}.websockets")
+_wire_log.setLevel(logging.WARNING)
 
 
 class Dialog(Protocol):
@@ -32,10 +47,13 @@ class Dialog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A WebSocket path: what serves a client there, and the scope that its token must have."""
+    """A WebSocket path: what serves a client there, the scope that its token must have, and where in the request the
+    token is. ``secret`` None: the dialect brings it later, and its dialog must call ``Server.let_in`` before all
+    else."""
 
     dialog: Callable[[Server, ServerConnection], Dialog]
     scope: str
+    secret: Callable[[Headers], str | None] | None = bearer
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +73,35 @@ ROUTES: dict[str, Route | Page] = {
 class Server:
     """``async with Server(model, host, port)`` listens until the block ends; ``port`` 0 takes a free one (see ``url``).
 
-    Raises ``Unavailable`` when the port is taken, ``BadInput`` for a host beyond loopback unless ``beyond_loopback``.
+    ``tokens``: file of those that may come in (see ``tokens.py``); without it, anybody on this machine may, and the
+    server listens beyond it only with ``insecure``. ``tls_cert`` and ``tls_key``: PEM files; ``wss`` then. All three
+    may change while it runs. ``allow_origin``: web pages that may connect from a browser. ``allow_agent``: analyse
+    channels whose role is ``agent`` too. Raises ``Unavailable`` when the port is taken, ``BadInput`` for what cannot
+    be used.
     """
 
     def __init__(
-        self, model: Model, host: str = "127.0.0.1", port: int = 8765, *, beyond_loopback: bool = False
+        self,
+        model: Model,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+        *,
+        tokens: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
+        allow_origin: Sequence[str] = (),
+        allow_agent: bool = False,
+        insecure: bool = False,
     ) -> None:
-        if not beyond_loopback and not _is_loopback(host):
-            raise BadInput(f"Bad host {host!r}, expected a loopback address: there is no access control yet")
+        if tokens is None and not insecure and not is_loopback(host):
+            raise BadInput(f"Bad host {host!r}, expected a loopback address, or tokens: anybody could come in")
+        if tls_key is not None and tls_cert is None:
+            raise BadInput(f"Bad TLS key '{tls_key}', expected a certificate with it")
+        self.access = Access(None if tokens is None else TokenFile(tokens), allow_origin)
+        self.allow_agent = allow_agent
+        self._certificate = None if tls_cert is None else Certificate(tls_cert, tls_key)
+        self._refreshing: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self.model = model
         self.sessions: dict[Session, Connection] = {}
         self.engine = Engine(model, self._hand_over)
@@ -83,7 +122,10 @@ class Server:
                 self._host,
                 self._port,
                 process_request=self._answer,
-                origins=[None],  # no web page may use a visitor's browser to reach this machine
+                create_connection=partial(GuardedConnection, {}),  # type: ignore[arg-type]  # any factory will do
+                logger=_wire_log,
+                ssl=None if self._certificate is None else self._certificate.context,
+                open_timeout=HANDSHAKE_SECONDS + 5,  # what is slow is answered before; this is for who does not read
                 compression=None,  # audio does not compress, and a compressor per connection costs memory
                 max_size=MAX_BINARY,
                 max_queue=8,
@@ -99,36 +141,95 @@ class Server:
             reason = "it is in use" if taken else str(error.strerror or error)
             raise Unavailable(f"Bad address {self._host}:{self._port}, expected a free one: {reason}") from error
         host, port = next(iter(self._server.sockets)).getsockname()[:2]
-        self.url = f"ws://[{host}]:{port}{PATH}" if ":" in host else f"ws://{host}:{port}{PATH}"
+        scheme = "ws" if self._certificate is None else "wss"
+        self.url = f"{scheme}://[{host}]:{port}{PATH}" if ":" in host else f"{scheme}://{host}:{port}{PATH}"
+        if self._certificate is None and not is_loopback(self._host):
+            log.warning("listening beyond this machine without TLS: tokens and calls can be read on the way")
+        self._refreshing = asyncio.create_task(self._refresh())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        assert self._refreshing is not None
+        self._refreshing.cancel()
         self._server.close()
         await self._server.wait_closed()
         await asyncio.get_running_loop().run_in_executor(None, self.engine.__exit__)
 
     def _answer(self, socket: ServerConnection, request: Request) -> Response | None:
-        """Refuse a request or answer a page; None lets the WebSocket handshake go on. In order: path, token and
-        scope, origin, limits, admission."""
-        route = ROUTES.get(request.path.partition("?")[0])
-        if route is None:
-            return _refuse(socket, Refusal(HTTPStatus.NOT_FOUND, f"expected a path of {', '.join(ROUTES)}"))
+        """Refuse a request or answer a page; None lets the WebSocket handshake go on."""
+        assert isinstance(socket, GuardedConnection)
+        path = request.path.partition("?")[0]
+        route = ROUTES.get(path)
+        refusal = self._check(socket, request, route)
+        if refusal is not None:
+            log.warning("refused: %s", refusal.reason, extra={"peer": _peer(socket), "code": int(refusal.status)})
+            response = socket.respond(refusal.status, refusal.reason + "\n")
+            response.headers.update(refusal.headers)
+            return response
         if isinstance(route, Page):
-            return _page(socket, *route.answer(self))
-        if refusal := self._admit():
-            return _refuse(socket, refusal)
+            status, content_type, body = route.answer(self)
+            response = socket.respond(status, body)
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = content_type
+            return response
         return None
+
+    def _check(self, socket: GuardedConnection, request: Request, route: Route | Page | None) -> Refusal | None:
+        """In order: path, method, token and scope, origin, limits of the token, admission."""
+        if route is None:
+            return Refusal(HTTPStatus.NOT_FOUND, f"expected a path of {', '.join(ROUTES)}")
+        if request.method != "GET":
+            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET", {"Allow": "GET"})
+        secret = bearer if isinstance(route, Page) else route.secret
+        token = None
+        if route.scope is not None and secret is not None:
+            token = self.access.authorise(secret(request.headers), route.scope)
+            if isinstance(token, Refusal):
+                return token
+        if refusal := self.access.check_origin(request.headers):
+            return refusal
+        if isinstance(route, Page):
+            return None
+        if refusal := self._admit():
+            return refusal
+        return None if token is None else self._enter(socket, token, route.scope)
 
     def _admit(self) -> Refusal | None:
         """Whether there is room for one more session."""
         return None
 
+    def let_in(self, socket: ServerConnection, secret: str | None) -> Refusal | None:
+        """For a route without ``secret``: the token came in the dialect's own way. None: it is let in."""
+        route = _route(socket)
+        token = self.access.authorise(secret, route.scope)
+        assert isinstance(socket, GuardedConnection)
+        return self._enter(socket, token, route.scope)
+
+    def _enter(self, socket: GuardedConnection, token: Token | Refusal, scope: str) -> Refusal | None:
+        visit = token if isinstance(token, Refusal) else self.access.enter(token, scope)
+        if isinstance(visit, Refusal):
+            return visit
+        socket.visit = visit
+        return None
+
     async def _serve(self, socket: ServerConnection) -> None:
-        assert socket.request is not None
-        route = ROUTES[socket.request.path.partition("?")[0]]
-        assert isinstance(route, Route)  # pages were answered before the handshake
-        await route.dialog(self, socket).run()
+        await _route(socket).dialog(self, socket).run()
+
+    async def _refresh(self) -> None:
+        """Take changed tokens and certificates; end the sessions of tokens that were removed."""
+        assert self._server is not None
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            if self._certificate is not None:
+                self._certificate.refresh()
+            self.access.refresh()
+            for socket in self._server.connections:
+                if isinstance(socket, GuardedConnection) and socket.visit is not None and socket.visit.revoked:
+                    log.warning("session ended: its token was revoked", extra={"peer": _peer(socket)})
+                    task = asyncio.create_task(socket.close(REVOKED, "token revoked"))
+                    self._closing.add(task)
+                    task.add_done_callback(self._closing.discard)
 
     def _hand_over(self, deliveries: list[Delivery]) -> None:
         """Engine thread: the one hand-over of a tick."""
@@ -141,23 +242,23 @@ class Server:
                 connection.deliver(delivery)
 
 
-def _is_loopback(host: str) -> bool:
+def _route(socket: ServerConnection) -> Route:
+    assert socket.request is not None
+    route = ROUTES[socket.request.path.partition("?")[0]]
+    assert isinstance(route, Route)  # pages were answered before the handshake
+    return route
+
+
+def _peer(socket: ServerConnection) -> str:
+    address = socket.remote_address
+    return f"{address[0]}:{address[1]}" if address else "unknown"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on ``host``."""
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _refuse(socket: ServerConnection, refusal: Refusal) -> Response:
-    response = socket.respond(refusal.status, refusal.reason + "\n")
-    response.headers.update(refusal.headers)
-    return response
-
-
-def _page(socket: ServerConnection, status: HTTPStatus, content_type: str, body: str) -> Response:
-    response = socket.respond(status, body)
-    del response.headers["Content-Type"]
-    response.headers["Content-Type"] = content_type
-    return response
