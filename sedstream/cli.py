@@ -67,12 +67,33 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
     serve.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     serve.add_argument("--log-format", choices=["text", "json"], default="text", help="on stderr (%(default)s)")
+    serve.add_argument("--tokens", metavar="FILE", help="who may connect (see sedstream tokens); changes are followed")
+    serve.add_argument("--tls-cert", metavar="FILE", help="PEM certificate chain: wss; a renewal is followed")
+    serve.add_argument("--tls-key", metavar="FILE", help="PEM key (default: in the file of --tls-cert)")
+    serve.add_argument(
+        "--allow-origin", type=_names, default=[], metavar="URL,…", help="web pages that may connect from a browser"
+    )
+    serve.add_argument(
+        "--allow-agent", action="store_true", help="analyse channels with role agent too: in the EU mostly forbidden"
+    )
+    serve.add_argument("--insecure", action="store_true", help="listen beyond this machine without --tokens")
     serve.set_defaults(run=commands.serve)
+
+    tokens = verbs.add_parser("tokens", help="list or add the tokens that open a server")
+    tokens.add_argument("file", metavar="FILE", help="where hashes of the tokens are kept; a removed block is revoked")
+    tokens.add_argument("--add", metavar="NAME", help="make a token, append its hash, print it: it is kept nowhere")
+    tokens.add_argument("--scopes", type=_names, default=["stream"], metavar="A,…", help="stream, watch, admin")
+    tokens.add_argument("--days", type=_positive, metavar="N", help="until it expires (default: never)")
+    tokens.add_argument("--sessions", type=int, metavar="N", help="at most so many at a time")
+    tokens.add_argument("--bytes-per-second", type=int, metavar="N", help="what all its sessions may send together")
+    tokens.set_defaults(run=commands.tokens)
 
     stream = verbs.add_parser("stream", help="send a recording to a server as a live call")
     stream.add_argument("path", metavar="FILE", help="a recording")
     stream.add_argument("url", metavar="URL", help="ws://host:port/v1/stream")
     stream.add_argument("--speed", type=float, default=1.0, help="1: as a call; 0: as fast as the server takes it")
+    stream.add_argument("--token-file", metavar="FILE", help="file that holds the token, where the server wants one")
+    stream.add_argument("--tls-ca", metavar="FILE", help="PEM of who signed its certificate, if not known here")
     stream.add_argument("--packet", type=_positive, default=0.1, metavar="S", help="seconds a packet (%(default)s)")
     stream.add_argument("--plan", default="live", help="plan of the server's model (%(default)s)")
     _add_labels(stream)

@@ -163,6 +163,30 @@ def serve(options: argparse.Namespace) -> int:
     return run(options)
 
 
+def tokens(options: argparse.Namespace) -> int:
+    """The tokens of a server, or one more."""
+    from datetime import UTC, datetime, timedelta
+
+    from .serving import tokens as tokens_of
+
+    now = datetime.now(UTC)
+    if options.add is None:
+        for token in tokens_of.read(Path(options.file)):
+            limits = [f"until {token.expires:%Y-%m-%d %H:%M %Z}"] if token.expires else []
+            limits += ["expired"] if token.expired(now) else []
+            limits += [f"{token.sessions} sessions"] if token.sessions else []
+            limits += [f"{token.bytes_per_second} bytes/s"] if token.bytes_per_second else []
+            print(f"{token.name}  {', '.join(sorted(token.scopes))}{''.join('; ' + limit for limit in limits)}")
+        return 0
+    try:
+        expires = now + timedelta(days=options.days) if options.days else None
+    except OverflowError as error:
+        raise BadInput(f"Bad days {options.days:g}, expected fewer") from error
+    limits = {name: getattr(options, name) for name in ("sessions", "bytes_per_second")}
+    print(tokens_of.add(options.file, options.add, scopes=options.scopes, expires=expires, **limits))
+    return 0
+
+
 def stream(options: argparse.Namespace) -> int:
     """One recording through a server, paced like a call or as fast as it goes."""
     import asyncio
@@ -173,6 +197,7 @@ def stream(options: argparse.Namespace) -> int:
     if options.speed < 0:
         raise BadInput(f"Bad speed {options.speed}, expected 0 or more")
     recording = open_recording(options.path)
+    token = None if options.token_file is None else _secret(options.token_file)
 
     async def run() -> None:
         seconds = recording.frames / recording.rate if recording.frames else None
@@ -186,6 +211,8 @@ def stream(options: argparse.Namespace) -> int:
                 roles=options.roles,
                 latency=options.plan,
                 labels=options.labels,
+                token=token,
+                tls_ca=options.tls_ca,
                 progress=progress.add(recording.path.name, seconds, 0, 1),
             )
             async for message in messages:
@@ -196,6 +223,14 @@ def stream(options: argparse.Namespace) -> int:
 
     asyncio.run(run())
     return 0
+
+
+def _secret(path: str) -> str:
+    """What a file holds, which in a flag everybody on the machine could read."""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"Bad token file '{path}', expected one that can be read: {error}") from error
 
 
 def row_of(message: dict[str, object], file: str) -> dict[str, object]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus, InvalidURI
 
 from ..audio import pcm
 from ..audio.files import Recording
@@ -26,7 +28,9 @@ class Client:
 
     Keywords are the fields of ``session.start``. ``ready`` is the server's ``session.ready``. Messages are
     dictionaries as on the wire; the iteration ends after ``session.end``, an ``error`` of the server raises
-    ``BadMessage`` with its code. Raises ``Unavailable`` when there is no server, or the connection breaks.
+    ``BadMessage`` with its code. Raises ``Unavailable`` when there is no server, it refuses, or the connection breaks.
+    ``token``: what the server asks for. ``tls_ca``: PEM file of who signed the server's certificate, where the system
+    does not know them.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Client:
         latency: float | str | None = None,
         labels: Sequence[str] | None = None,
         events: Sequence[str] | None = None,
+        token: str | None = None,
+        tls_ca: str | Path | None = None,
     ) -> None:
         audio = {"encoding": encoding, "rate": rate, "channels": channels, "mix": mix, "roles": roles}
         start = {
@@ -55,13 +61,26 @@ class Client:
         self._start: dict[str, Any] = {key: value for key, value in start.items() if value is not None}
         self._start["audio"] = {key: value for key, value in audio.items() if value is not None}
         self._url = url
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._tls: dict[str, Any] = {} if tls_ca is None else {"ssl": _trusting(tls_ca)}
         self._encoding = encoding
         self._socket: ClientConnection | None = None
         self.ready: dict[str, Any] = {}
 
     async def __aenter__(self) -> Client:
         try:
-            self._socket = await connect(self._url, compression=None, proxy=None, ping_timeout=None)
+            self._socket = await connect(
+                self._url,
+                additional_headers=self._headers,
+                compression=None,
+                proxy=None,
+                ping_timeout=None,
+                **self._tls,
+            )
+        except InvalidStatus as error:
+            reason = bytes(error.response.body or b"").decode(errors="replace").strip()
+            status = f"HTTP {error.response.status_code}"
+            raise Unavailable(f"Bad server {self._url!r}, expected it to accept: {status}, {reason}") from error
         except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as error:
             raise Unavailable(f"Bad server {self._url!r}, expected one that listens: {error}") from error
         try:
@@ -117,6 +136,13 @@ class Client:
         return message
 
 
+def _trusting(path: str | Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        raise BadInput(f"Bad certificate authority '{path}', expected a PEM file: {error}") from error
+
+
 def _broken(error: ConnectionClosed) -> Unavailable:
     close = error.rcvd
     reason = f"closed with {close.code} {close.reason}".strip() if close else "the connection broke"
@@ -136,6 +162,8 @@ async def stream_recording(
     model: str | None = None,
     latency: float | str | None = None,
     labels: Sequence[str] | None = None,
+    token: str | None = None,
+    tls_ca: str | Path | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
     """Send ``recording`` to a server in packets of ``packet`` seconds and yield its messages, ``session.ready`` first.
@@ -156,6 +184,8 @@ async def stream_recording(
         model=model,
         latency=latency,
         labels=labels,
+        token=token,
+        tls_ca=tls_ca,
     )
 
     broken: list[BadInput] = []

@@ -31,7 +31,9 @@ async def _serve(model: Model, options: argparse.Namespace) -> int:
 
     for number in signals:
         loop.add_signal_handler(number, ask, number)
-    async with Server(model, options.host, options.port) as server:
+    names = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure")
+    settings = {name: getattr(options, name) for name in names}
+    async with Server(model, options.host, options.port, **settings) as server:
         print(f"listening on {server.url}", flush=True)
         await stop.wait()
     return 0
