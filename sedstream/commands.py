@@ -172,11 +172,12 @@ def tokens(options: argparse.Namespace) -> int:
     now = datetime.now(UTC)
     if options.add is None:
         for token in tokens_of.read(Path(options.file)):
-            limits = [f"until {token.expires:%Y-%m-%d %H:%M %Z}"] if token.expires else []
-            limits += ["expired"] if token.expired(now) else []
-            limits += [f"{token.sessions} sessions"] if token.sessions else []
-            limits += [f"{token.bytes_per_second} bytes/s"] if token.bytes_per_second else []
-            print(f"{token.name}  {', '.join(sorted(token.scopes))}{''.join('; ' + limit for limit in limits)}")
+            facts = [", ".join(sorted(token.scopes))]
+            facts += [f"until {token.expires:%Y-%m-%d %H:%M %Z}"] if token.expires else []
+            facts += ["expired"] if token.expired(now) else []
+            facts += [f"{token.sessions} sessions"] if token.sessions else []
+            facts += [f"{token.bytes_per_second} bytes/s"] if token.bytes_per_second else []
+            print(f"{token.name}  {'; '.join(facts)}")
         return 0
     try:
         expires = now + timedelta(days=options.days) if options.days else None

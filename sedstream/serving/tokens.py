@@ -171,6 +171,7 @@ def add(
     lines += [f"{field} = {value}" for field, value in limits.items() if value is not None]
     block = "\n".join(lines) + "\n"
     try:
+        parse(block)  # before a file is made for it
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         with open(file, "r+b", buffering=0) as stream:
             before = stream.readall().decode("utf-8")
