@@ -50,7 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(diarize, plan="batch")
     _add_channels(diarize)
     _add_output(diarize)
-    diarize.add_argument("--plot", metavar="FILE", help="picture of one recording: png, svg or pdf")
+    diarize.add_argument(
+        "--plot",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="picture of one recording: png, svg or pdf; without FILE, a png of each in the folder --out",
+    )
     diarize.set_defaults(run=commands.diarize)
 
     listen = verbs.add_parser("listen", help="watch a microphone live")
@@ -102,8 +108,18 @@ def _parser() -> argparse.ArgumentParser:
     stream.set_defaults(run=commands.stream)
 
     score = verbs.add_parser("score", help="compare a diarization with a reference annotation")
-    score.add_argument("reference", metavar="REF", help="file or folder: RTTM, CSV, JSONL, ZED's folder or JSON")
-    score.add_argument("hypothesis", metavar="HYP", help="file or folder of the same recordings")
+    score.add_argument(
+        "reference", metavar="REF", help="file or folder: RTTM, CSV, JSONL, TextGrid, ZED's folder or JSON"
+    )
+    score.add_argument(
+        "hypothesis",
+        nargs="?",
+        metavar="HYP",
+        help="file or folder of the same recordings; may be left out if REF is ZED's folder: what --model makes of it",
+    )
+    score.add_argument("--model", default=DEFAULT, help="name or folder, without HYP (%(default)s)")
+    score.add_argument("--plan", default="batch", help="live or batch, without HYP (%(default)s)")
+    score.add_argument("--device", default="cpu", help="cpu or cuda, without HYP (%(default)s)")
     score.add_argument(
         "--collar", type=float, default=0.0, metavar="S", help="unscored on each side of a boundary (%(default)s s)"
     )

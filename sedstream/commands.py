@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, BadModel, SedstreamError
 from .exports.screen import Screen
 
 if TYPE_CHECKING:
+    from . import scoring
     from .progress import Progress
 
 
 def diarize(options: argparse.Namespace) -> int:
     """Recordings and folders of them, to the screen, into a file or into a folder of answers."""
-    from .folders import find_recordings
+    from .sources import find_recordings
 
     recordings = find_recordings(options.paths)
     out = options.out
-    folder = out is not None and (out.endswith("/") or Path(out).is_dir() or not Path(out).suffix)
-    if options.plot is not None and (folder or len(recordings) != 1):
-        raise BadInput(f"Bad plot '{options.plot}', expected a single recording, and no folder of answers")
+    folder = out is not None and (out.endswith("/") or os.path.isdir(out) or not Path(out).suffix)
     if folder:
+        if options.plot:
+            raise BadInput(f"Bad plot '{options.plot}', expected no name: pictures stand beside the answers in '{out}'")
         return _diarize_folder(recordings, options)
+    if options.plot is not None and (not options.plot or len(recordings) != 1):
+        raise BadInput(f"Bad plot '{options.plot}', expected a file for one recording, or a folder as --out")
     paths = [path for path, _ in recordings]
     names = _formats(options)
     if options.plot is not None:
@@ -62,7 +66,8 @@ def _diarize_folder(recordings: Sequence[tuple[Path, Path]], options: argparse.N
     settings = {name: getattr(options, name) for name in ("plan", "labels", "channels", "roles")}
     names = options.format or ["jsonl"]
     model = load(options.model, options.device)
-    folder = AnswerFolder(Path(options.out), recordings, names, model, **settings)
+    pictures = options.plot is not None
+    folder = AnswerFolder(Path(options.out), recordings, names, model, pictures=pictures, **settings)
     with FolderProgress(quiet=options.quiet) as progress:
         totals = folder.run(progress.show)
     if not options.quiet:
@@ -247,16 +252,22 @@ def score(options: argparse.Namespace) -> int:
 
     from . import scoring
 
-    report = scoring.score(
-        options.reference,
-        options.hypothesis,
-        collar=options.collar,
-        silence=options.silence,
-        labels=options.labels,
-        mapping=options.mapping,
-    )
+    settings = {name: getattr(options, name) for name in ("collar", "silence", "labels", "mapping")}
+    if options.hypothesis is None:
+        report = _score_zed(options, settings)
+    else:
+        report = scoring.score(options.reference, options.hypothesis, **settings)
     print(json.dumps(report.to_dict(), indent=2) if options.json else report.table().rstrip())
     return 0
+
+
+def _score_zed(options: argparse.Namespace, settings: dict[str, Any]) -> scoring.Report:
+    from .progress import FolderProgress
+    from .zed import score_zed
+
+    settings |= {name: getattr(options, name) for name in ("model", "plan", "device")}
+    with FolderProgress(quiet=not sys.stderr.isatty()) as progress:
+        return score_zed(options.reference, progress.show, **settings)
 
 
 def models(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio.files import open_recording
-from .errors import SedstreamError
+from .errors import BadInput, SedstreamError
 from .grid import HOP
 from .manifest import DEFAULT
 from .offline import Diarization, Run
@@ -104,6 +104,8 @@ class _Job:
                 self._put(run.resample(block))
             self._put(run.resample(None))
             self._put(None)
+        except OSError as error:
+            self._put(BadInput(f"Bad recording '{self.path}', expected one that can be read: {error.strerror}"))
         except Exception as error:  # also what nobody foresaw: a reader that dies in silence would stop the run
             self._put(error)
 

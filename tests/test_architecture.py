@@ -24,6 +24,7 @@ FLOORS = [
     {"session"},
     {"engine", "recordings", "sources"},
     {"folders"},
+    {"zed"},
     {"serving", "listen", "training"},
     {"commands"},
     {"cli"},

@@ -14,17 +14,21 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
-from conftest import DATA
+from conftest import DATA, DEMO
+from nobody import as_nobody, readable_by_nobody
 from numpy.typing import NDArray
+from PIL import Image
 
 import sedstream
-from sedstream.errors import BadInput
-from sedstream.exports import formats
-from sedstream.folders import AnswerFolder, Totals, find_recordings
+from sedstream.errors import BadInput, Unavailable
+from sedstream.exports import formats, plot
+from sedstream.folders import AnswerFolder, Totals
 from sedstream.offline import Diarization
 from sedstream.recordings import diarize_many
+from sedstream.sources import find_recordings
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]
@@ -57,6 +61,15 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def same_tables(folder: Path) -> bool:
+    """Whether summary.csv and summary.parquet hold the same."""
+    parquet = pd.read_parquet(folder / "summary.parquet")
+    assert [str(parquet[name].dtype) for name in ("channel", "speech", "changes")] == ["int64", "float64", "int64"]
+    table = pd.read_csv(folder / "summary.csv")
+    pd.testing.assert_frame_equal(parquet, table, check_dtype=False)  # a column without any value has no type in CSV
+    return len(table) > 0
+
+
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "sedstream", "diarize", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
@@ -83,7 +96,7 @@ def test_a_consumer_that_stops_early_leaves_no_thread(calls: Path, model: Model)
 
 def test_every_format_and_the_tables(calls: Path, tmp_path: Path, model: Model) -> None:
     out = tmp_path / "answers"
-    names = [name for name in formats.NAMES if name != "parquet"]
+    names = list(formats.NAMES)
     totals = answer(calls, out, model, names)
     assert (totals.done, totals.skipped, totals.errors) == (4, 0, [])
     for relative in ("a", "silence", "north/a", "north/b"):
@@ -92,6 +105,7 @@ def test_every_format_and_the_tables(calls: Path, tmp_path: Path, model: Model) 
     with (out / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["file"]).name for row in rows] == ["a.wav", "a.wav", "b.flac", "silence.wav"]
+    assert same_tables(out)
     assert not (out / "errors.csv").exists()
     rows_of_a = [json.loads(line) for line in (out / "a.jsonl").read_text().splitlines()]
     assert rows_of_a == list(sedstream.diarize(calls / "a.wav", model=model).rows())
@@ -105,6 +119,7 @@ def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
     first = tree(out)
     assert answer(calls, out, model).skipped == 4
     assert tree(out) == first
+    summed = pd.read_parquet(out / "summary.parquet")
     soundfile.write(calls / "a.wav", speech[:96_000], 16_000)  # another content
     (out / "north" / "a.jsonl").unlink()  # an output is gone
     os.utime(calls / "north" / "b.flac")  # only touched
@@ -112,8 +127,13 @@ def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
     assert (again.done, again.skipped) == (2, 2)
     assert tree(out)["north/a.jsonl"] == first["north/a.jsonl"]
     assert tree(out)["a.jsonl"] != first["a.jsonl"]
+    assert same_tables(out)
+    changed = pd.read_parquet(out / "summary.parquet")
+    assert list(changed["duration"]) == [6.0, *summed["duration"][1:]]
     assert answer(calls, out, model, labels=["neutral", "angry"]).done == 4  # other settings
     assert answer(calls, out, model, ["jsonl", "rttm"]).done == 4
+    assert answer(calls, out, model, ["rttm"]).skipped == 4  # they are there
+    assert (out / "a.jsonl").is_file()
 
 
 def test_bad_files_are_told_and_the_rest_goes_on(calls: Path, tmp_path: Path) -> None:
@@ -139,7 +159,24 @@ def test_bad_files_are_told_and_the_rest_goes_on(calls: Path, tmp_path: Path) ->
 def test_globs_and_list_files(calls: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("calls/a.wav\n\ncalls/north/b.flac\n")
     assert [p.name for p, _ in find_recordings([str(tmp_path / "list.txt")])] == ["a.wav", "b.flac"]
-    assert [p.name for p, _ in find_recordings([str(calls / "**" / "*.wav")])] == ["a.wav", "a.wav", "silence.wav"]
+    (tmp_path / "list.lst").write_text(f"{calls}/north/b.flac\n../{tmp_path.name}/calls/a.wav\n")
+    assert [str(r) for _, r in find_recordings([str(tmp_path / "list.lst")])] == ["b.flac", "a.wav"]
+    assert [str(r) for _, r in find_recordings([str(tmp_path / "list.txt")])] == ["calls/a.wav", "calls/north/b.flac"]
+    for link in ("circle", "wheel", "north/loop"):  # a walk that followed two of these would never end
+        (calls / link).symlink_to(calls, target_is_directory=True)
+    found = [str(r) for _, r in find_recordings([str(calls / "**" / "*.wav")])]
+    assert found == ["a.wav", "north/a.wav", "silence.wav"]
+    assert [str(r) for _, r in find_recordings([str(calls), str(calls / "north")])] == [
+        "a.wav",
+        "north/a.wav",
+        "north/b.flac",
+        "silence.wav",
+    ]
+    with pytest.raises(BadInput, match=r"Bad pattern '.*a\*\*', expected one like"):
+        find_recordings([str(calls / "a**")])
+    (tmp_path / "list.txt").write_text("\n")
+    with pytest.raises(BadInput, match=r"Bad list '.*', expected the path of a recording in each line"):
+        find_recordings([str(tmp_path / "list.txt")])
     with pytest.raises(BadInput, match=r"Bad pattern '.*\*\.opus', expected one that fits"):
         find_recordings([str(calls / "*.opus")])
 
@@ -148,6 +185,12 @@ def test_bad_arguments(calls: Path, tmp_path: Path, model: Model) -> None:
     (calls / "a.flac").write_bytes((calls / "north" / "b.flac").read_bytes())
     with pytest.raises(BadInput, match=r"a\.flac' and .*a\.wav', expected different names: both give .*a\.jsonl'"):
         answer(calls, tmp_path / "answers", model)
+    for name, owned in (("run", "run.jsonl"), ("summary", "summary.csv"), ("errors", "errors.csv")):
+        shutil.copy(calls / "a.wav", calls / "north" / f"{name}.wav")
+        with pytest.raises(BadInput, match=rf"{name}\.wav', expected another name: '.*{owned}' is the folder's own"):
+            answer(calls / "north", tmp_path / "answers", model, [owned.split(".")[1]])
+        (calls / "north" / f"{name}.wav").unlink()
+    assert not (tmp_path / "answers").exists()
     with pytest.raises(BadInput, match="Bad format 'docx', expected one of rttm"):
         answer(calls / "north", tmp_path / "answers", model, ["docx"])
     (tmp_path / "taken").write_text("a file")
@@ -156,6 +199,98 @@ def test_bad_arguments(calls: Path, tmp_path: Path, model: Model) -> None:
     (tmp_path / "bare").mkdir()
     with pytest.raises(BadInput, match="at least one recording"):
         find_recordings([str(tmp_path / "bare")])
+
+
+@pytest.mark.parametrize("line", [b"no JSON", b"[]", b'"file"', b'{"file": "a.wav"}'])
+def test_a_journal_that_is_none(line: bytes, calls: Path, tmp_path: Path, model: Model) -> None:
+    (tmp_path / "run.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(BadInput, match=r"Bad journal '.*run\.jsonl', expected the lines of an earlier run"):
+        answer(calls, tmp_path, model)
+    assert tree(tmp_path)["run.jsonl"] == line + b"\n"
+
+
+def test_what_cannot_be_read_or_written_is_told() -> None:
+    with readable_by_nobody() as folder:
+        for name in ("shut", "deep/shut", "calls", "sealed"):
+            (folder / name).mkdir(parents=True)
+        shutil.copy(DEMO / "austen-1.flac", folder / "shut" / "call.flac")
+        shutil.copy(DEMO / "austen-1.flac", folder / "calls" / "open.flac")
+        shutil.copy(DEMO / "austen-1.flac", folder / "calls" / "secret.flac")
+        (folder / "list.txt").write_text("calls/open.flac\n")
+        for name in ("shut", "deep/shut", "calls/secret.flac", "list.txt"):
+            (folder / name).chmod(0o000)
+        (folder / "sealed").chmod(0o555)
+        (folder / "out").mkdir()
+        (folder / "out").chmod(0o777)
+        for path, culprit in (
+            ("shut", "Bad folder '{}/shut'"),
+            ("deep", "Bad folder '{}/deep/shut'"),
+            ("list.txt", "Bad list '{}/list.txt'"),
+            ("shut/call.flac", "Bad file '{}/shut/call.flac'"),
+        ):
+            result = as_nobody("diarize", folder / path)
+            assert result.returncode == 2
+            assert result.stderr.startswith(f"sedstream: {culprit.format(folder)}, expected ")
+            assert result.stderr.endswith(": Permission denied\n")
+            assert result.stderr.count("\n") == 1
+        result = as_nobody("diarize", folder / "calls" / "open.flac", "--out", f"{folder}/sealed/")
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert result.stderr.startswith(
+            f"sedstream: Bad output '{folder}/sealed/open.jsonl', expected a file that can be"
+        )
+        assert not tree(folder / "sealed")
+        result = as_nobody("diarize", folder / "calls", folder / "shut" / "call.flac", "--out", f"{folder}/out/")
+        assert result.returncode == 1, result.stderr
+        assert "1 done, 0 unchanged, 2 failed" in result.stderr
+        with (folder / "out" / "errors.csv").open() as file:
+            reasons = [row["error"] for row in csv.DictReader(file)]
+        assert len(reasons) == 2
+        assert all(reason.endswith("Permission denied") for reason in reasons)
+
+
+def test_pictures(calls: Path, tmp_path: Path, model: Model) -> None:
+    out = tmp_path / "answers"
+    line = [calls, "--out", f"{out}/", "--channels", "split", "--plot"]
+    assert command(*line).returncode == 0
+    names = ["a", "north/a", "north/b", "silence"]
+    assert sorted(name for name in tree(out) if name.endswith(".png")) == [f"{name}.png" for name in names]
+    with Image.open(out / "north" / "b.png") as image:
+        assert image.width == 800
+    first = tree(out)
+    plot.save(sedstream.diarize(calls / "north" / "b.flac", model=model, channels="split").plot(), tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes() == first["north/b.png"]
+    (out / "north" / "b.png").unlink()
+    again = command(*line)
+    assert "1 done, 3 unchanged, 0 failed" in again.stderr
+    assert tree(out) == first
+    assert "0 done, 4 unchanged" in command(*line[:-1]).stderr  # nothing is missing without pictures
+    for arguments, reason in (
+        ([*line, "call.png"], "Bad plot 'call.png', expected no name"),
+        ([calls / "a.wav", "--plot"], "Bad plot '', expected a file for one recording"),
+        ([calls, "--plot", "call.png"], "Bad plot 'call.png', expected a file for one recording"),
+    ):
+        result = command(*arguments)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert reason in result.stderr
+
+
+def test_libraries_that_are_missing_are_told_before_the_work(
+    calls: Path, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "answers"
+    answer(calls, out, model)
+    for name in ("pyarrow", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say that there is none
+        monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    with pytest.raises(Unavailable, match="expected pyarrow to be installed"):
+        answer(calls, tmp_path / "others", model, ["parquet"])
+    with pytest.raises(Unavailable, match="Bad matplotlib 'missing', expected it for plots"):
+        answer(calls, tmp_path / "others", model, pictures=True)
+    assert not (tmp_path / "others").exists()
+    soundfile.write(calls / "a.wav", np.zeros(16_000), 16_000)
+    assert answer(calls, out, model).done == 1
+    assert (out / "summary.csv").is_file()
+    assert not (out / "summary.parquet").exists()  # it would be that of before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root to mount")
@@ -197,6 +332,23 @@ def test_a_file_that_changes_while_it_is_read(calls: Path, tmp_path: Path, model
     assert totals.done == 4
     assert [(path, "changed while it was read" in reason) for path, reason in totals.errors] == [(growing, True)]
     assert not (tmp_path / "answers" / "long.jsonl").exists()
+    assert "long.wav" not in (tmp_path / "answers" / "summary.csv").read_text()
+
+
+def test_a_file_that_goes_while_it_is_read(calls: Path, tmp_path: Path, model: Model) -> None:
+    def take_away(totals: Totals) -> None:
+        if totals.done:
+            (calls / "silence.wav").unlink(missing_ok=True)
+
+    for n in range(12):  # so that the last one is still to come when the first is done
+        shutil.copy(calls / "a.wav", calls / f"copy{n:02d}.wav")
+    settings = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+    folder = AnswerFolder(tmp_path / "answers", find_recordings([str(calls)]), ["jsonl"], model, **settings)
+    totals = folder.run(take_away)
+    assert totals.done == 15
+    ((path, reason),) = totals.errors
+    assert path == calls / "silence.wav"
+    assert reason.startswith("Bad ")
 
 
 def kill_and_rerun(root: Path, out: Path, kills: int, seed: int) -> None:
@@ -253,4 +405,4 @@ def test_500_recordings_killed_ten_times(tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
     assert command(root, "--out", undisturbed, "--format", "jsonl,rttm,textgrid", "--quiet").returncode == 0
     assert tree(tmp_path / "killed") == tree(undisturbed)
-    assert len(tree(undisturbed)) == 500 * 3 + 2
+    assert len(tree(undisturbed)) == 500 * 3 + 3

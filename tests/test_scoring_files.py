@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+from codecs import BOM_UTF16_BE
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import parselmouth.praat
 import pytest
+from nobody import as_nobody, readable_by_nobody
 from numpy.typing import NDArray
 
 from sedstream.errors import BadInput
@@ -20,6 +23,46 @@ from sedstream.scoring.sheet import SECOND
 from sedstream.zoo import Model
 
 RTTM = "SPEAKER {file} 1 {start} {length} <NA> <NA> {emotion} <NA> <NA>\n"
+_HEAD = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n'
+TEXTGRID = (
+    _HEAD
+    + """xmin = 0
+xmax = 3
+tiers? <exists>
+size = 2
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "customer"
+        xmin = 0
+        xmax = 3
+        intervals: size = 3
+        intervals [1]:
+            xmin = 0
+            xmax = 0.02
+            text = ""
+        intervals [2]:
+            xmin = 0.02
+            xmax = 1.5
+            text = "joy"
+        intervals [3]:
+            xmin = 1.5
+            xmax = 3
+            text = " "
+    item [2]:
+        class = "IntervalTier"
+        name = "agent"
+        xmin = 0
+        xmax = 3
+        intervals: size = 1
+        intervals [1]:
+            xmin = 1
+            xmax = 2.0000000000000004
+            text = "Angry"
+"""
+)
+
+
 ZED = {
     "spk1_1": {
         "wav": "datafolder/wavs/spk1_1.wav",
@@ -81,6 +124,7 @@ EXPECTED = {"call.one": [(0.02, 1.5, "happy"), (1.0, 2.0, "angry")]}
             '{"u": {"wav": "datafolder/call.one.wav", "duration": 9, "emotion": [{"emo": "happy", "start": 0.02, '
             '"end": 1.5}, {"emo": "angry", "start": 1, "end": 2}]}}',
         ),
+        ("call.one.TextGrid", TEXTGRID),
     ],
 )
 def test_every_format_says_the_same(put: Put, name: str, content: str) -> None:
@@ -150,7 +194,84 @@ def test_fields_of_a_row(put: Put) -> None:
             "Bad span '1 to 0' in '{}', utterance 'u'",
         ),
         ("x.rttm", b"\n\xff\xfe\n", "Bad file '{}', expected UTF-8, which line 2 is not"),
-        ("x.txt", "hello", "Bad file '{}', expected one of .jsonl, .csv, .rttm, .json"),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("xmax = 1.5", "xmax = 1,5", 1),
+            "Bad value '1,5' in '{}' line 21, expected a number",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("xmax = 1.5", "xmax =", 1),
+            "Bad value '' in '{}' line 21, expected a number or a text",
+        ),
+        ("x.TextGrid", TEXTGRID.replace("xmax = 1.5", "", 1), "Bad value 'joy' in '{}' line 22, expected a number"),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace('"joy"', '"joy', 1),
+            "Bad value 'joy' in '{}' line 22, expected a text in quotes",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace('"Angry"', '"Angry', 1),
+            "Bad value '\"' in '{}' line 36, expected a text in quotes",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace('"joy"', '"bored"', 1),
+            "Bad emotion 'bored' in '{}' line 22, expected one of neutral",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("xmax = 1.5", "xmax = 0.01", 1),
+            "Bad span '0.02 to 0.01' in '{}' line 21, expected seconds, 0.02",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("xmin = 1.5", "xmin = 1.4", 1),
+            "Bad span '1.4 to 3' in '{}' line 25, expected seconds, 1.5",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("xmin = 1\n", "xmin = -1\n", 1),
+            "Bad span '-1 to 2' in '{}' line 35, expected seconds, 0 ",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("size = 3", "size = -3", 1),
+            "Bad size '-3' in '{}' line 14, expected how many follow",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("size = 3", "size = 9", 1),
+            "Bad value 'IntervalTier' in '{}' line 28, expected a number",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("size = 2", "size = 3", 1),
+            "Bad value 'the end of the file' in '{}' line 36, expected a text in quotes",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("size = 2", "size = 1", 1),
+            "Bad value 'IntervalTier' in '{}' line 28, expected the end of the file",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace('"IntervalTier"', '"DurationTier"', 1),
+            "Bad class 'DurationTier' in '{}' line 10, expected IntervalTier or",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace("xmax = 3", "xmax = 0", 1),
+            "Bad duration '0.0' in '{}' line 5, expected seconds above 0",
+        ),
+        (
+            "x.TextGrid",
+            TEXTGRID.replace('"TextGrid"', '"PitchTier"', 1),
+            "Bad file '{}', expected a TextGrid that Praat saved as text file",
+        ),
+        ("x.TextGrid", b"ooBinaryFile\x08TextGrid", "Bad value 'the end of the file' in '{}' line 1, expected a text"),
+        ("x.txt", "hello", "Bad file '{}', expected one of .jsonl, .csv, .rttm, .textgrid, .json"),
     ],
 )
 def test_bad_lines_are_named(put: Put, name: str, content: str | bytes, message: str) -> None:
@@ -268,6 +389,36 @@ def test_nothing_to_score_is_none_not_a_crash(put: Put) -> None:
     json.dumps(report.to_dict(), allow_nan=False)
 
 
+@pytest.mark.parametrize("form", ["Save as text file", "Save as short text file"])
+def test_textgrids_saved_by_praat(tmp_path: Path, form: str) -> None:
+    grid = parselmouth.praat.call("Create TextGrid", 0, 3.3, "one Käufer curve", "curve")
+    parselmouth.praat.call(grid, "Set tier name", 1, "channel 1")
+    for time in (1.1, 2.2):
+        parselmouth.praat.call(grid, "Insert boundary", 2, time)
+    parselmouth.praat.call(grid, "Set interval text", 1, 1, "neutral")
+    parselmouth.praat.call(grid, "Set interval text", 2, 2, "sadness")
+    parselmouth.praat.call(grid, "Insert point", 3, 0.5, "0.25")
+    parselmouth.praat.call(grid, form, str(tmp_path / "a.TextGrid"))
+    assert (tmp_path / "a.TextGrid").read_bytes().startswith(BOM_UTF16_BE)  # Praat's choice for the umlaut
+    (found,) = read(tmp_path).values()
+    assert (found.name, found.duration) == ("a", 3.3 * SECOND)
+    spans = [(span.start / SECOND, span.end / SECOND, span.emotion, span.channel, span.role) for span in found.spans]
+    assert spans == [(0, 3.3, "neutral", "1", ""), (1.1, 2.2, "sad", "1", "Käufer")]
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """Not read as one without annotations."""
+    with readable_by_nobody() as folder:
+        (folder / "call.rttm").write_text(RTTM.format(file="call", start=0, length=1, emotion="sad"))
+        (folder / "deep").mkdir(0o000)
+        result = as_nobody("score", folder, folder)
+        assert result.returncode == 2
+        assert (
+            result.stderr
+            == f"sedstream: Bad folder '{folder}/deep', expected one that can be read: Permission denied\n"
+        )
+
+
 def test_one_recording_in_two_files(put: Put, tmp_path: Path) -> None:
     for day in ("monday", "tuesday"):
         put(f"ref/{day}/001.rttm", RTTM.format(file="001", start=0, length=1, emotion="sad"))
@@ -291,7 +442,7 @@ def test_roles_of_rttm(put: Put) -> None:
     assert found["b"].spans == ()
 
 
-@pytest.mark.parametrize("name", ["rttm", "csv", "jsonl"])
+@pytest.mark.parametrize("name", ["rttm", "csv", "jsonl", "textgrid"])
 def test_our_own_answer_scores_zero(
     model: Model, speech: NDArray[np.float32], tmp_path: Path, put: Put, name: str
 ) -> None:
@@ -309,6 +460,6 @@ def test_our_own_answer_scores_zero(
     report = score(tmp_path / "ref", tmp_path / "hyp")
     assert report.eder == 0.0
     assert report.segments.f1 in (None, 1.0)
-    assert report.ccc["arousal"] == (None if name == "rttm" else pytest.approx(1.0))
+    assert report.ccc["arousal"] == (None if name in ("rttm", "textgrid") else pytest.approx(1.0))
     assert (report.tracks, report.seconds) == (2, pytest.approx(2 * answer.duration))
     assert set(report.speakers) == {"a/customer", "a/agent"}

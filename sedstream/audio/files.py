@@ -85,11 +85,11 @@ def open_recording(path: str | Path) -> Recording:
     import soundfile
 
     path = Path(path)
-    if path.is_dir():
-        raise BadInput(f"Bad file '{path}', expected a recording, not a folder")
-    if not path.exists():
-        raise BadInput(f"Bad file '{path}', expected an existing recording")
     try:
+        if path.is_dir():
+            raise BadInput(f"Bad file '{path}', expected a recording, not a folder")
+        if not path.exists():
+            raise BadInput(f"Bad file '{path}', expected an existing recording")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(12)

@@ -42,14 +42,19 @@ def write_rows(rows: Iterable[Mapping[str, Any]], types: Mapping[str, str], file
 
     Raises ``Unavailable`` without pyarrow, before anything is written.
     """
+    arrow, parquet = require()
+    schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in types.items()])
+    parquet.write_table(arrow.Table.from_pylist(list(rows), schema=schema), file)
+
+
+def require() -> tuple[Any, Any]:
+    """The modules ``pyarrow`` and ``pyarrow.parquet``. Raises ``Unavailable`` where they are missing."""
     try:
-        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise Unavailable(
             "Bad format 'parquet', expected pyarrow to be installed: pip install 'sedstream[parquet]'"
         ) from error
-    schema = arrow.schema([(name, arrow.type_for_alias(kind)) for name, kind in types.items()])
-    parquet.write_table(arrow.Table.from_pylist(list(rows), schema=schema), file)
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -74,19 +74,26 @@ def figure(diarization: Diarization, samples: Array | None = None, rate: float |
     Raises ``BadInput`` when they do not fit, ``Unavailable`` without matplotlib. Its settings are global: make figures
     on one thread at a time.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise Unavailable("Bad matplotlib 'missing', expected it for plots: pip install 'sedstream[plot]'") from error
+    require()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     waves = None if samples is None else _waves(np.asarray(samples), rate, len(diarization.tracks))
     with _look():
         drawn = Figure(figsize=(WIDTH / DPI, WIDTH / DPI), dpi=DPI)
         FigureCanvasAgg(drawn)
         _draw(drawn, diarization, waves)
         drawn.draw_without_rendering()  # ticks are made when they are first drawn: here, where the style is ours
-    drawn._repr_png_ = partial(_bytes, drawn, "png")  # type: ignore[attr-defined]  # notebooks without pyplot ask for it
+    drawn._repr_png_ = partial(encoded, drawn, ".png")  # type: ignore[attr-defined]  # notebooks without pyplot ask for it
     return drawn
+
+
+def require() -> None:
+    """Raises ``Unavailable`` without matplotlib."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise Unavailable("Bad matplotlib 'missing', expected it for plots: pip install 'sedstream[plot]'") from error
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -97,7 +104,7 @@ def save(figure: Figure, path: str | Path) -> None:
     suffix = Path(path).suffix
     if suffix.lower() not in SUFFIXES:
         raise BadInput(f"Bad suffix {suffix!r}, expected one of {', '.join(SUFFIXES)}")
-    write_whole(Path(path), _bytes(figure, suffix.lower()[1:]))
+    write_whole(Path(path), encoded(figure, suffix.lower()))
 
 
 def _waves(samples: NDArray[Any], rate: float | None, tracks: int) -> tuple[Series, Array, Array]:
@@ -169,11 +176,12 @@ def _look() -> Iterator[None]:
         yield
 
 
-def _bytes(figure: Figure, format: str) -> bytes:
-    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+def encoded(figure: Figure, suffix: str) -> bytes:
+    """``figure`` as a file of one of ``SUFFIXES``."""
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     data = io.BytesIO()
     with _look():
-        figure.savefig(data, format=format, dpi=figure.dpi, metadata=dates.get(format))
+        figure.savefig(data, format=suffix[1:], dpi=figure.dpi, metadata=dates.get(suffix))
     return data.getvalue()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +11,15 @@ from ..errors import BadInput
 from . import formats
 from .labels import vocabulary
 from .sheet import SUFFIXES, Recording, Sheet
+from .textgrid import textgrid
 
-READERS = {".jsonl": formats.lines, ".csv": formats.table, ".rttm": formats.rttm, ".json": formats.zed}
+READERS = {
+    ".jsonl": formats.lines,
+    ".csv": formats.table,
+    ".rttm": formats.rttm,
+    ".textgrid": textgrid,
+    ".json": formats.zed,
+}
 ZED = "ZED.json"
 SUMMARY = "summary.csv"
 ACCOUNTS = frozenset({"run.jsonl", SUMMARY, "errors.csv"})
@@ -23,8 +32,8 @@ def read(
     """The annotations in a file or folder, by name of recording.
 
     A file is RTTM (``SPEAKER file channel onset duration <NA> <NA> emotion <NA> <NA>``), CSV (columns ``start, end,
-    emotion``; also ``file, channel, role, speaker, arousal, valence, duration``), JSONL (rows of ``sedstream diarize``)
-    or JSON in ZED's layout (``{id: {"wav", "duration", "emotion": [{"emo", "start", "end"}]}}``).
+    emotion``; also ``file, channel, role, speaker, arousal, valence, duration``), JSONL (rows of ``sedstream
+    diarize``), Praat's TextGrid (a tier a channel) or JSON in ZED's layout (see ``formats.zed``).
 
     A folder is ZED's (it holds ``ZED.json``), or holds files of these formats, at any depth; where several formats lie
     side by side, one is read, in the order of ``READERS``. The ``summary.csv`` of ``sedstream diarize`` tells how long
@@ -49,13 +58,20 @@ def read(
 
 
 def _files(source: Path) -> list[Path]:
-    if not source.exists():
+    if not os.path.exists(source):
         raise BadInput(f"Bad path '{source}', expected a file or folder that exists")
-    if not source.is_dir():
+    if not os.path.isdir(source):
         return [source]
-    if (source / ZED).is_file():
+    if os.path.isfile(source / ZED):
         return [source / ZED]
-    inside = [p for p in sorted(source.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+
+    def unreadable(error: OSError) -> None:
+        raise BadInput(f"Bad folder '{error.filename}', expected one that can be read: {error.strerror}") from error
+
+    inside: list[Path] = []
+    for place, _, names in os.walk(source, onerror=unreadable):
+        inside += [Path(place, name) for name in names if not name.startswith(".")]
+    inside.sort()
     for suffix in READERS:
         found = [p for p in inside if p.suffix.lower() == suffix and p.name not in ACCOUNTS]
         if found:
@@ -65,9 +81,11 @@ def _files(source: Path) -> list[Path]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        data = file.read_bytes()
+        # Praat saves what is not ASCII as UTF-16, and says so in the first two bytes.
+        return data.decode("utf-16" if data.startswith((BOM_UTF16_BE, BOM_UTF16_LE)) else "utf-8-sig")
     except OSError as error:
         raise BadInput(f"Bad file '{file}', expected one that can be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"Bad file '{file}', expected UTF-8, which line {line} is not") from error
+        raise BadInput(f"Bad file '{file}', expected {error.encoding.upper()}, which line {line} is not") from error

@@ -126,8 +126,17 @@ def lines(file: Path, text: str, sheet: Sheet) -> None:
 
 
 def zed(file: Path, text: str, sheet: Sheet) -> None:
-    """ZED's layout (Wang et al. 2023): an object of utterances by id, each ``{"wav": path, "duration": seconds,
-    "emotion": [{"emo": "sad", "start": 1.2, "end": 3.4}]}``; what is not an emotion is neutral."""
+    """The Zaion Emotion Dataset's ``ZED.json``: an object of utterances by id (``spk1_1``), each ``{"wav":
+    "datafolder/….wav", "duration": seconds, "emotion": [{"emo": "sad", "start": 1.2, "end": 3.4}], "transcription":
+    …}``; time outside the emotion is neutral.
+
+    This is what the recipe that evaluates on ZED reads (SpeechBrain, recipes/ZaionEmotionDataset, ``zed_prepare.py``
+    and ``speechbrain/utils/EDER.py``): ``datafolder`` stands for ZED's own folder, each utterance has exactly one
+    emotion of happy, sad, angry, neutral, whose first letter counts, and the duration may be a string. Here a list may
+    hold any number of emotions. Files that the recipe writes in that layout for other corpora are read as well.
+
+    Wang, Ravanelli, Yacoubi: *Speech Emotion Diarization: Which Emotion Appears When?*, ASRU 2023, arXiv 2306.12991.
+    """
     utterances = _parse(text, file, 1)
     if not isinstance(utterances, dict) or not utterances:
         raise BadInput(f"Bad file '{file}', expected a JSON object of utterances by id")

@@ -14,7 +14,7 @@ SECOND = 1_000_000_000
 equal times compare equal; as floats, not even consecutive frames of 0.02 s all touch each other."""
 
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".aiff", ".au")
-SUFFIXES = (".jsonl", ".csv", ".rttm", ".json")
+SUFFIXES = (".jsonl", ".csv", ".rttm", ".textgrid", ".json")
 """Annotations, in the order of preference inside a folder that holds several: what says more comes first."""
 
 
