@@ -30,6 +30,7 @@ MARGIN = 8
 class _Audio:
     samples: Array
     at: float
+    lost: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +88,11 @@ class Session:
     over: bool = False
     """Nothing more is delivered."""
 
-    def write(self, samples: Array) -> None:
-        """Append ``[n]`` or ``[n, channels]`` f32 at the session's rate. Never blocks: see ``queued``."""
+    def write(self, samples: Array, lost: frozenset[int] = frozenset()) -> None:
+        """Append ``[n]`` or ``[n, channels]`` f32 at the session's rate; the channels ``lost`` only stand for what
+        never arrived. Never blocks: see ``queued``."""
         self._taken += len(samples)
-        audio = _Audio(samples.reshape(len(samples), -1), self._clock())
+        audio = _Audio(samples.reshape(len(samples), -1), self._clock(), lost)
         # Most packets complete no block: they wait here and wake nobody.
         self._send(audio, call=self._taken >= self._enough)
 
@@ -131,13 +133,17 @@ class Session:
         while self._inbox:
             command = self._inbox.popleft()
             if isinstance(command, _Audio):
+                if packets and packets[0].lost != command.lost:
+                    self._hear(packets)
+                    packets = []
                 packets.append(command)
                 continue
             self._hear(packets)
             packets = []
             match command:
                 case _Lost(samples=lost):
-                    self._hear([_Audio(np.zeros((lost, 1), np.float32), command.at)], lost=True)
+                    zeros = np.zeros((lost, 1), np.float32)
+                    self._hear([_Audio(zeros, command.at, frozenset(range(len(self.streams))))])
                 case _Flush() | _Close():
                     self._empty_ring(ending=True)
                     self._end(command)
@@ -162,16 +168,17 @@ class Session:
             lost = isinstance(part, int)
             samples = np.zeros(part, np.float32) if isinstance(part, int) else part
             self._taken += len(samples)
-            self._hear([_Audio(samples[:, None], now)], lost=lost)
+            self._hear([_Audio(samples[:, None], now, frozenset({0} if lost else ()))])
 
-    def _hear(self, packets: list[_Audio], *, lost: bool = False) -> None:
-        """Packets ``[n, channels]`` f32; lost ones are resampled too, so that rounding never shifts the timeline."""
+    def _hear(self, packets: list[_Audio]) -> None:
+        """Packets ``[n, channels]`` f32 that have lost the same channels; those are resampled too, so that rounding
+        never shifts the timeline."""
         if not packets:
             return
         samples = packets[0].samples if len(packets) == 1 else np.concatenate([p.samples for p in packets])
         for column, (stream, resampler) in enumerate(zip(self.streams, self._resamplers, strict=True)):
-            one = samples[:, column].copy() if len(self.streams) > 1 and not lost else mix(samples)
-            stream.write(resampler.push(one), lost=lost)
+            one = samples[:, column].copy() if len(self.streams) > 1 and samples.shape[1] > 1 else mix(samples)
+            stream.write(resampler.push(one), lost=column in packets[0].lost)
         for packet in packets:
             self._heard += len(packet.samples)
             for lane in self.lanes:
