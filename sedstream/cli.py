@@ -131,6 +131,11 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--json", action="store_true", help="everything, as JSON")
     score.set_defaults(run=commands.score)
 
+    bench = verbs.add_parser("bench", help="measure this machine")
+    bench.add_argument("what", choices=["capacity"], help="capacity: how many calls it holds")
+    _add_model(bench, plan="live", labels=False)
+    bench.set_defaults(run=commands.bench)
+
     models = verbs.add_parser("models", help="list and verify the models at hand")
     models.set_defaults(run=commands.models)
 
@@ -173,12 +178,13 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=_names, metavar="A,B,…", help="restrict to these emotions")
 
 
-def _add_model(parser: argparse.ArgumentParser, plan: str, device: bool = True) -> None:
+def _add_model(parser: argparse.ArgumentParser, plan: str, device: bool = True, labels: bool = True) -> None:
     parser.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
     parser.add_argument("--plan", default=plan, help="live or batch (%(default)s)")
     if device:
         parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    _add_labels(parser)
+    if labels:
+        _add_labels(parser)
 
 
 def _add_channels(parser: argparse.ArgumentParser) -> None:

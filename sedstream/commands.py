@@ -270,6 +270,16 @@ def _score_zed(options: argparse.Namespace, settings: dict[str, Any]) -> scoring
         return score_zed(options.reference, progress.show, **settings)
 
 
+def bench(options: argparse.Namespace) -> int:
+    """The sizing table of this machine, line by line as it is measured."""
+    from . import capacity
+    from .zoo import load
+
+    for line in capacity.table(capacity.measure(load(options.model, options.device), options.plan, up_to=1.0)):
+        print(line, flush=True)
+    return 0
+
+
 def models(options: argparse.Namespace) -> int:
     """Every model at hand, verified."""
     from .manifest import installed, read

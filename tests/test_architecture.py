@@ -23,7 +23,7 @@ FLOORS = [
     {"offline"},
     {"session"},
     {"engine", "recordings", "sources"},
-    {"folders"},
+    {"capacity", "folders"},
     {"zed"},
     {"serving", "listen", "training"},
     {"commands"},

@@ -14,7 +14,20 @@ from typing import Any
 
 from ..errors import BadInput
 
-FIELDS = ("session", "peer", "dialect", "channels", "rate", "plan", "reason", "code", "duration", "segments", "lost")
+FIELDS = (
+    "session",
+    "calls",
+    "peer",
+    "dialect",
+    "channels",
+    "rate",
+    "plan",
+    "reason",
+    "code",
+    "duration",
+    "segments",
+    "lost",
+)
 """What ``extra`` may bring: identifiers, numbers and words of our own."""
 
 
