@@ -22,17 +22,16 @@ ORGANIZATION = "d7934305-0972-4844-938e-9060eef73d05"
 CONVERSATION = "090eaa2f-72fa-480a-83e0-8667ff89c0ec"
 
 
-def two_sides(seconds: float = 24.0) -> Array:
+def two_sides(seconds: float = 12.0) -> Array:
     """``[n, 2]`` f32 at 8 kHz: two demonstration clips taking turns, as customer and agent."""
     first, second = (soundfile.read(DEMO / f"austen-{n}.flac", dtype="float32")[0][::2] for n in (1, 2))
     count = round(seconds * 50) * CHUNK
     sides = np.zeros((count, 2), np.float32)
     turn = 4 * 8000
     for start in range(0, count, 2 * turn):
-        own = min(turn + 4000, count - start)  # both speak for half a second
-        sides[start : start + own, 0] = first[start // 2 : start // 2 + own][:own]
-        other = max(0, min(turn, count - start - turn))
-        sides[start + turn : start + turn + other, 1] = second[start // 2 : start // 2 + other]
+        for side, clip, since, until in ((0, first, 0, turn + 4000), (1, second, turn, 2 * turn)):  # 0.5 s overlap
+            span = np.arange(start + since, min(start + until, count))
+            sides[span, side] = clip[(start // 2 + span - start - since) % len(clip)]
     return sides
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -24,6 +24,7 @@ class Begin:
     """A call: the platform's names for it and for this stream of it, Hz, and whose voice each channel carries.
 
     ``continues``: names of earlier streams, oldest first, whose connections broke and that this one goes on from.
+    ``token``: what the platform shows to be let in, where the handshake has no place for it.
     """
 
     call: str
@@ -31,6 +32,7 @@ class Begin:
     rate: int
     roles: tuple[str, ...]
     continues: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

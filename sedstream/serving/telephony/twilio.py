@@ -80,7 +80,8 @@ class _Track:
 
 
 class Twilio:
-    """One stream. ``customParameters`` of the ``<Stream>`` may name who speaks on a track: ``inbound=agent``."""
+    """One stream. ``customParameters`` of the ``<Stream>`` bring the ``token``, and may name who speaks on a track:
+    ``inbound=agent``."""
 
     def __init__(self) -> None:
         self._stream: str | None = None
@@ -152,7 +153,8 @@ class Twilio:
                 roles[track] = word(named, track, known=(CUSTOMER, AGENT))
         self._stream = stream
         self._tracks = {track: _Track(channel) for channel, track in enumerate(present)}
-        return Begin(call, stream, RATE, tuple(roles[track] for track in present))
+        token = word(named, "token") if "token" in named else None
+        return Begin(call, stream, RATE, tuple(roles[track] for track in present), token=token)
 
     def _check_stream(self, fields: Mapping[str, Any], event: str) -> None:
         if self._stream is None:

@@ -1,0 +1,120 @@
+"""What stands between a platform's connection and the call that it brings; it outlives the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import requests
+from ..call import Call
+from .aligned import Aligned, Together
+from .call import AGENT, Begin
+
+if TYPE_CHECKING:
+    from ..server import Server
+
+LINGER = 30.0
+"""Seconds that a call waits for its platform to connect again."""
+
+
+class Leg:
+    """A call of a platform, without the channels that are not to be analysed. ``tell`` gets what is said about it and
+    belongs to the connection of the moment. Raises ``SedstreamError`` when the call cannot be taken."""
+
+    def __init__(self, server: Server, begin: Begin, name: str) -> None:
+        self.begin = begin
+        self.tell: Callable[[dict[str, Any]], None] | None = None
+        self._positions = [0] * len(begin.roles)
+        analysed = [n for n, role in enumerate(begin.roles) if server.allow_agent or role != AGENT]
+        self._columns = {channel: column for column, channel in enumerate(analysed)}
+        self._aligned = Aligned(len(analysed))
+        self._over = asyncio.Event()
+        self._call: Call | None = None
+        if analysed:
+            roles = tuple(begin.roles[channel] for channel in analysed)
+            start = requests.Start("f32le", begin.rate, len(analysed), roles)
+            self._call = Call(server, start, self._say, name)
+
+    @property
+    def position(self) -> int:
+        """Samples that every channel has, lost ones too."""
+        return min(self._positions)
+
+    async def write(self, channel: int, samples: NDArray[np.float32]) -> None:
+        """Samples ``[n]`` f32 of a channel. Waits while the engine is behind."""
+        self._positions[channel] += len(samples)
+        if channel in self._columns:
+            await self._hear(self._aligned.write(self._columns[channel], samples))
+
+    async def lose(self, channel: int, samples: int) -> None:
+        """``samples`` samples of a channel never came. Waits while the engine is behind."""
+        self._positions[channel] += samples
+        if channel in self._columns:
+            await self._hear(self._aligned.lose(self._columns[channel], samples))
+
+    async def finish(self) -> None:
+        """No more audio; waits until everything about the call was told."""
+        if self._call is not None:
+            await self._hear(self._aligned.end())
+            self._call.end("closed")
+            await self._over.wait()
+
+    def leave(self, reason: str) -> None:
+        """The platform is gone: what was heard is made final for those who watch."""
+        self.tell = None
+        if self._call is not None and self._call.code is None:
+            for part in self._aligned.end():  # what one channel was ahead of the other, no more
+                if isinstance(part, int):
+                    self._call.session.lose(part)
+                else:
+                    self._call.session.write(part.samples, part.lost)
+            self._call.end(reason)
+
+    async def _hear(self, parts: Iterator[Together | int]) -> None:
+        assert self._call is not None
+        for part in parts:
+            if isinstance(part, int):
+                await self._call.obey(requests.Discarded(part))
+            else:
+                await self._call.obey(requests.Audio(part.samples, part.lost))
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self.tell is not None:
+            self.tell(message)
+        if self._call is not None and self._call.code is not None:
+            self._over.set()
+
+
+class Legs:
+    """The calls that platforms bring to one server: one that lost its connection can be gone on with."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._parked: dict[str, tuple[Leg, asyncio.TimerHandle]] = {}
+
+    def take(self, begin: Begin) -> Leg:
+        """The call that ``begin`` goes on from, if it still waits; otherwise a new one. Raises ``SedstreamError``."""
+        for stream in reversed(begin.continues):
+            leg, timer = self._parked.get(stream, (None, None))
+            if leg is not None and timer is not None and (leg.begin.roles, leg.begin.rate) == (begin.roles, begin.rate):
+                timer.cancel()
+                del self._parked[stream]
+                return leg
+        taken = any(call.name == begin.call for call in self._server.sessions.values())
+        return Leg(self._server, begin, f"{begin.call}-{uuid.uuid4().hex[:8]}" if taken else begin.call)
+
+    def park(self, stream: str, leg: Leg) -> None:
+        """A connection broke: the call ends if nobody goes on with it within ``LINGER`` seconds."""
+        leg.tell = None
+        timer = asyncio.get_running_loop().call_later(LINGER, self._expire, stream, leg)
+        self._parked[stream] = leg, timer
+
+    def _expire(self, stream: str, leg: Leg) -> None:
+        if self._parked.get(stream, (None,))[0] is leg:
+            del self._parked[stream]
+        leg.leave("lost")

@@ -1,0 +1,62 @@
+"""The telephone dialects that come over WebSocket, as a server mounts them: who may come in, and as what."""
+
+from __future__ import annotations
+
+import base64
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+
+from ...errors import BadMessage
+from ..access import Refusal, bearer
+from ..tokens import Token
+from .audiohook import AudioHook
+from .bridge import Bridge
+from .signature import verify
+from .twilio import Twilio
+
+if TYPE_CHECKING:
+    from ..server import Server
+
+
+def twilio(server: Server, socket: ServerConnection) -> Bridge:
+    """Twilio Media Streams; the token is the parameter ``token`` of the ``<Stream>``, or a bearer token."""
+    assert socket.request is not None
+    headers = socket.request.headers
+
+    def let_in(token: str | None) -> str | None:
+        refusal = server.let_in(socket, token or bearer(headers))
+        return refusal.reason if refusal else None
+
+    return Bridge(socket, Twilio(), server.legs, let_in=let_in)
+
+
+def audiohook(server: Server, socket: ServerConnection) -> Bridge:
+    """Genesys AudioHook."""
+    assert socket.request is not None
+    headers = socket.request.headers
+    names = (headers.get(f"Audiohook-{name}-Id") for name in ("Session", "Organization"))
+    return Bridge(socket, AudioHook(*names, allow_agent=server.allow_agent), server.legs, lasting=True)
+
+
+def api_key(headers: Headers) -> str | None:
+    """Where an AudioHook request has its token."""
+    values = headers.get_all("X-API-KEY")
+    return values[0] if values else None
+
+
+def check_signature(token: Token, request: Request) -> Refusal | None:
+    """Where a token has a client secret, an AudioHook request must be signed with it."""
+    if token.client_secret is None:
+        return None
+    headers = {name.lower(): ", ".join(request.headers.get_all(name)) for name in request.headers}
+    try:
+        key = headers.get("x-api-key", "")
+        verify(request.path, headers, {key: base64.b64decode(token.client_secret)}, time.time())
+    except BadMessage as error:
+        return Refusal(HTTPStatus.UNAUTHORIZED, str(error))
+    return None
