@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus, InvalidURI
 
 from ..audio import pcm
 from ..audio.files import Recording
-from ..errors import BadInput, BadMessage, Unavailable
+from ..errors import BadInput, Unavailable
+from .link import Link
 from .protocol import MAX_BINARY
+from .tape import CLOSE, CONTINUE, FINALIZE, PAUSE, Tape
 
 Array = NDArray[np.float32]
 
@@ -31,6 +31,11 @@ class Client:
     ``BadMessage`` with its code. Raises ``Unavailable`` when there is no server, it refuses, or the connection breaks.
     ``token``: what the server asks for. ``tls_ca``: PEM file of who signed the server's certificate, where the system
     does not know them.
+
+    With ``reconnect`` a broken connection is made again and its session resumed: every final segment comes exactly
+    once. Where the session is gone (the server was restarted) a new one begins: its ``session.ready`` is among the
+    messages, whose times go on counting from the first sample ever sent. Raises ``Unavailable`` after a minute of
+    trying.
     """
 
     def __init__(
@@ -46,94 +51,93 @@ class Client:
         latency: float | str | None = None,
         labels: Sequence[str] | None = None,
         events: Sequence[str] | None = None,
+        alerts: Sequence[Mapping[str, Any]] | None = None,
         token: str | None = None,
         tls_ca: str | Path | None = None,
+        reconnect: bool = False,
     ) -> None:
         audio = {"encoding": encoding, "rate": rate, "channels": channels, "mix": mix, "roles": roles}
-        start = {
-            "type": "session.start",
-            "v": 1,
-            "model": model,
-            "latency": latency,
-            "labels": labels,
-            "events": events,
-        }
+        start = {"type": "session.start", "v": 1, "model": model, "latency": latency, "labels": labels}
         self._start: dict[str, Any] = {key: value for key, value in start.items() if value is not None}
         self._start["audio"] = {key: value for key, value in audio.items() if value is not None}
-        self._url = url
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._tls: dict[str, Any] = {} if tls_ca is None else {"ssl": _trusting(tls_ca)}
         self._encoding = encoding
-        self._socket: ClientConnection | None = None
-        self.ready: dict[str, Any] = {}
+        self._flow = reconnect  # by these messages the tape knows what has arrived, whatever the caller wants
+        self._hidden: set[str] = set()
+        self._configure(events, alerts)
+        options: dict[str, Any] = {} if tls_ca is None else {"ssl": _trusting(tls_ca)}
+        if token is not None:
+            options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+        self._tape = Tape(pcm.SAMPLE_BYTES.get(encoding, 1) * channels, rate, lasting=reconnect)
+        self._link = Link(url, options, self._start, self._tape, rate, lasting=reconnect)
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """The last ``session.ready``."""
+        return self._link.ready
 
     async def __aenter__(self) -> Client:
-        try:
-            self._socket = await connect(
-                self._url,
-                additional_headers=self._headers,
-                compression=None,
-                proxy=None,
-                ping_timeout=None,
-                **self._tls,
-            )
-        except InvalidStatus as error:
-            reason = bytes(error.response.body or b"").decode(errors="replace").strip()
-            status = f"HTTP {error.response.status_code}"
-            raise Unavailable(f"Bad server {self._url!r}, expected it to accept: {status}, {reason}") from error
-        except (OSError, InvalidHandshake, InvalidURI, TimeoutError) as error:
-            raise Unavailable(f"Bad server {self._url!r}, expected one that listens: {error}") from error
-        try:
-            await self._send(json.dumps(self._start))
-            self.ready = await self._receive()
-        except BaseException:
-            await self._socket.close()
-            raise
+        await self._link.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._socket is not None:
-            await self._socket.close()
+        await self._link.close()
 
     async def send(self, audio: Array | bytes) -> None:
         """Bytes in the session's encoding, or samples f32 ``[n]`` or ``[n, channels]``. Waits while the server is
-        busy."""
-        data = audio if isinstance(audio, bytes) else pcm.encode(audio, self._encoding)
-        await self._send(data)
+        busy, or away."""
+        self._tape.audio(audio if isinstance(audio, bytes) else pcm.encode(audio, self._encoding))
+        await self._link.flush()
+
+    async def discarded(self, samples: int) -> None:
+        """Tell that so many samples of each channel are lost: a gap takes their place."""
+        self._tape.discarded(samples)
+        await self._link.flush()
+
+    async def pause(self) -> None:
+        """What is sent from here on is neither analysed nor kept, on either side: a gap takes its place."""
+        await self._ask(PAUSE)
+
+    async def resume(self) -> None:
+        """The end of a pause."""
+        await self._ask(CONTINUE)
+
+    async def update(
+        self, *, events: Sequence[str] | None = None, alerts: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Other events or alert rules from now on; ``session.updated`` follows."""
+        await self._ask(json.dumps({"type": "session.update"} | self._configure(events, alerts)))
 
     async def finalize(self) -> None:
         """Ask for everything sent so far to be made final; ``finalized`` follows."""
-        await self._send('{"type":"finalize"}')
+        await self._ask(FINALIZE)
 
     async def close(self) -> None:
         """No more audio: the remaining messages and ``session.end`` follow."""
-        await self._send('{"type":"close"}')
+        await self._ask(CLOSE)
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
         while True:
-            message = await self._receive()
-            yield message
+            message = await self._link.receive()
+            if message["type"] not in self._hidden:
+                yield message
             if message["type"] == "session.end":
                 return
 
-    async def _send(self, data: str | bytes) -> None:
-        assert self._socket is not None
-        try:
-            await self._socket.send(data)
-        except ConnectionClosed as error:
-            raise _broken(error) from error
+    async def _ask(self, text: str) -> None:
+        self._tape.request(text)
+        await self._link.flush()
 
-    async def _receive(self) -> dict[str, Any]:
-        assert self._socket is not None
-        try:
-            message: dict[str, Any] = json.loads(await self._socket.recv())
-        except ConnectionClosed as error:
-            raise _broken(error) from error
-        if message["type"] == "error":
-            raise BadMessage(message["code"], message["message"])
-        return message
+    def _configure(self, events: Sequence[str] | None, alerts: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:
+        """Fields of ``session.start`` and ``session.update``; a session that begins later begins with the latest."""
+        if events is not None:
+            self._hidden = {"flow"} if self._flow and "flow" not in events else set()
+            events = [*events, *self._hidden]
+        fields = {"events": events, "alerts": alerts}
+        given = {key: list(value) for key, value in fields.items() if value is not None}
+        self._start |= given
+        return given
 
 
 def _trusting(path: str | Path) -> ssl.SSLContext:
@@ -141,14 +145,6 @@ def _trusting(path: str | Path) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=path)
     except OSError as error:  # ssl.SSLError is one
         raise BadInput(f"Bad certificate authority '{path}', expected a PEM file: {error}") from error
-
-
-def _broken(error: ConnectionClosed) -> Unavailable:
-    close = error.rcvd
-    reason = f"closed with {close.code} {close.reason}".strip() if close else "the connection broke"
-    if isinstance(error, ConnectionClosedOK):
-        reason = "the session is over"
-    return Unavailable(f"Bad connection, expected a server that goes on: {reason}")
 
 
 async def stream_recording(
@@ -164,6 +160,7 @@ async def stream_recording(
     labels: Sequence[str] | None = None,
     token: str | None = None,
     tls_ca: str | Path | None = None,
+    reconnect: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
     """Send ``recording`` to a server in packets of ``packet`` seconds and yield its messages, ``session.ready`` first.
@@ -186,6 +183,7 @@ async def stream_recording(
         labels=labels,
         token=token,
         tls_ca=tls_ca,
+        reconnect=reconnect,
     )
 
     broken: list[BadInput] = []

@@ -1,48 +1,137 @@
-"""What waits to be sent to one client: provisional messages make room for newer ones, final ones are never dropped."""
+"""What waits to be sent to one client, and what was sent last: provisional messages make room for newer ones, final
+ones are never dropped."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-LIMIT = 1_000
+from ..errors import BadMessage
+from .protocol import body, numbered
+
+LIMIT = 1_500
 """Messages that may wait: hours of final segments. Past that the client is not reading and the connection is closed."""
+KEPT = 500
+"""Messages that are kept after they were sent, for a client that resumes: more than a minute of a two-sided call, most
+of it arousal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message: what decides whether a newer one replaces it, and its JSON but for the number."""
+
+    kind: str
+    session: str
+    channel: int
+    seg: int
+    body: str
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> Letter:
+        """``message`` has a ``type`` and a ``session``."""
+        place = message.get("channel", 0), message.get("seg", 0)
+        return cls(message["type"], message["session"], *place, body(message))
 
 
 class Outbox:
-    """A queue of messages. ``full``: the client is too slow."""
+    """A queue of messages to one client. ``full``: the client is too slow. ``kept`` 0: nothing is sent again."""
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        self._messages: deque[dict[str, Any]] = deque()
-        self._limit = limit
+    def __init__(self, limit: int = LIMIT, kept: int = KEPT) -> None:
+        self._waiting: deque[Letter] = deque()
+        self._sent: deque[tuple[int, Letter]] = deque()
+        self._limit, self._kept = limit, kept
+        self._seq = 0  # number of the next message
+        self._forgotten = -1  # number of the last message that cannot be sent again
 
     def __len__(self) -> int:
-        return len(self._messages)
+        return len(self._waiting)
 
     @property
     def full(self) -> bool:
-        return len(self._messages) > self._limit
+        return len(self._waiting) > self._limit
 
-    def put(self, message: dict[str, Any]) -> None:
+    def put(self, letter: Letter) -> None:
         """Append a message; one that waits and is superseded by it goes away.
 
-        An ``emotion.update`` replaces everything provisional of its channel from its segment on, a ``flow`` the
-        last ``flow``, and while the client is behind, ``arousal`` points give way: past half, none is taken.
+        An ``emotion.update`` replaces everything provisional of its channel from its segment on, ``emotion.final``
+        what was provisional of its segment, ``flow`` and ``session.ready`` the last of their kind; while the client
+        is behind, ``arousal`` points give way: past half, none is taken.
         """
-        match message["type"]:
+        if letter.kind == "arousal" and len(self._waiting) > self._limit // 2:
+            return
+        if letter.kind in _REPLACING and any(_replaces(letter, old) for old in self._waiting):
+            self._waiting = deque(old for old in self._waiting if not _replaces(letter, old))
+        self._waiting.append(letter)
+
+    def put_first(self, letter: Letter) -> None:
+        """Before everything that waits."""
+        self._waiting.appendleft(letter)
+
+    def take(self) -> str:
+        """The oldest message as text, numbered. Raises ``IndexError`` when there is none."""
+        letter = self._waiting.popleft()
+        text = numbered(letter.body, self._seq)
+        self._keep(letter)
+        return text
+
+    def rewind(self, seq: int) -> None:
+        """What was sent after message ``seq`` waits again, but for what was superseded: the numbers go on at ``seq``
+        + 1. Raises ``BadMessage`` for one that was never sent, or too long ago."""
+        if seq >= self._seq:
+            raise BadMessage("bad_value", f"Bad seq {seq}, expected at most {self._seq - 1}")
+        if seq < self._forgotten:
+            raise BadMessage("unknown_session", f"Bad seq {seq}, expected {self._forgotten} or more: it is too old")
+        again = [letter for number, letter in self._sent if number > seq]
+        self._sent = deque(item for item in self._sent if item[0] <= seq)
+        self._waiting = deque(_current([*again, *self._waiting]))
+        self._seq = seq + 1
+
+    def _keep(self, letter: Letter) -> None:
+        self._sent.append((self._seq, letter))
+        self._seq += 1
+        if len(self._sent) > self._kept:
+            current = set(map(id, _current([letter for _, letter in self._sent])))
+            self._sent = deque(item for item in self._sent if id(item[1]) in current)
+            while len(self._sent) > self._kept * 3 // 4:  # some at once, so that this is not done for every message
+                self._forgotten = self._sent.popleft()[0]
+
+
+_REPLACING = ("emotion.update", "emotion.final", "flow", "session.ready")
+
+
+def _replaces(new: Letter, old: Letter) -> bool:
+    if new.session != old.session:
+        return False
+    match new.kind:
+        case "emotion.update":
+            return old.kind == new.kind and old.channel == new.channel and old.seg >= new.seg
+        case "emotion.final":
+            return old.kind == "emotion.update" and old.channel == new.channel and old.seg <= new.seg
+        case "flow" | "session.ready":
+            return old.kind == new.kind
+    return False
+
+
+def _current(letters: Sequence[Letter]) -> list[Letter]:
+    """Those that no later one replaces."""
+    kept: list[Letter] = []
+    lowest: dict[tuple[str, int], int] = {}  # segment of the lowest later update of a channel
+    highest: dict[tuple[str, int], int] = {}  # segment of the highest later final of a channel
+    once: set[tuple[str, str]] = set()
+    for letter in reversed(letters):
+        where = letter.session, letter.channel
+        match letter.kind:
             case "emotion.update":
-                channel, seg = message["channel"], message["seg"]
-                self._drop(lambda m: m["type"] == "emotion.update" and m["channel"] == channel and m["seg"] >= seg)
-            case "flow":
-                self._drop(lambda m: m["type"] == "flow")
-            case "arousal" if len(self._messages) > self._limit // 2:
-                return
-        self._messages.append(message)
-
-    def take(self) -> dict[str, Any]:
-        """The oldest message. Raises ``IndexError`` when there is none."""
-        return self._messages.popleft()
-
-    def _drop(self, superseded: Any) -> None:
-        if any(map(superseded, self._messages)):
-            self._messages = deque(m for m in self._messages if not superseded(m))
+                if lowest.get(where, letter.seg + 1) <= letter.seg or highest.get(where, -1) >= letter.seg:
+                    continue
+                lowest[where] = letter.seg
+            case "emotion.final":
+                highest[where] = max(highest.get(where, -1), letter.seg)
+            case "flow" | "session.ready":
+                if (letter.session, letter.kind) in once:
+                    continue
+                once.add((letter.session, letter.kind))
+        kept.append(letter)
+    return kept[::-1]

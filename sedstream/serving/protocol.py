@@ -1,87 +1,94 @@
-"""Wire protocol v1 without I/O: client messages in, commands out; events in, JSON text out.
+"""Wire protocol v1 without I/O: client messages in, requests out; messages numbered and made JSON text.
 
 Text frames are JSON objects, binary frames are audio. ``protocol.schema.json`` beside this file says the same to
-machines. Unknown fields are ignored; an unknown type is answered with a (non-fatal) ``error``; everything else
-that breaks the protocol ends the session with an ``error`` and a close code.
+machines. Unknown fields are ignored; an unknown type and a bad ``session.update`` are answered with a (non-fatal)
+``error``; everything else that breaks the protocol ends the session with an ``error`` and a close code.
+
+=====  ==============================================================================  =========
+code   the connection was closed because                                               resume
+=====  ==============================================================================  =========
+1000   the session is complete: ``session.end`` was sent                               no
+1001   the server goes away without having ended the session                           yes
+1006   (seen, never sent) the connection broke                                         yes
+1008   the client broke the protocol: an ``error`` says how                            no
+1009   a message was larger than 1 MiB                                                 no
+1011   the model failed: an ``error`` says how                                         no
+1013   there is no room for a session now                                              no
+4008   the client does not read what it is sent                                        no
+4009   another connection resumed this session                                         there
+4010   nothing was sent for the configured time                                        yes
+=====  ==============================================================================  =========
+
+A client that closes with 1000 or 1001 has left: its session is gone. After any other end the session waits for it,
+for as long as ``session.ready`` said in ``resume.seconds``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from typing import Any
 
 from ..audio import pcm
 from ..errors import BadInput, BadMessage
-from ..events import End, Event, to_wire
+from .requests import (
+    VERSION,
+    Audio,
+    Close,
+    Continue,
+    Finalize,
+    Pause,
+    Request,
+    Resume,
+    Start,
+    parse_discarded,
+    parse_start,
+    parse_update,
+)
 
-VERSION = 1
 MAX_TEXT = 65_536
-"""Bytes of one client text message."""
+"""Characters of one client text message."""
 MAX_BINARY = 1 << 20
 """Bytes of one audio packet: 5.4 s of 48 kHz stereo f32le, minutes of telephone audio."""
-MIN_RATE, MAX_RATE = 8_000, 48_000
-OPTIONAL = ("speech.start", "speech.end", "emotion.update", "emotion.final", "arousal", "gap", "flow")
-"""The server's message types that ``events`` chooses from; the others are always sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A valid ``session.start``. ``latency``: seconds at most, or a plan's name, or None. ``model``, ``labels``:
-    None: default."""
-
-    encoding: str
-    rate: int
-    channels: int
-    roles: tuple[str | None, ...]
-    mix: bool
-    model: str | None
-    latency: float | str | None
-    labels: tuple[str, ...] | None
-    events: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Audio:
-    """Samples ``[n, channels]`` f32."""
-
-    samples: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Finalize:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    pass
-
-
-Command: TypeAlias = Start | Audio | Finalize | Close
+DONE, LEFT, BROKE_PROTOCOL, FAILED, FULL = 1000, 1001, 1008, 1011, 1013
+TOO_SLOW, DISPLACED, IDLE = 4008, 4009, 4010
+REASONS = {
+    DONE: "",
+    LEFT: "the session was ended",
+    BROKE_PROTOCOL: "see the error message",
+    FAILED: "the model failed",
+    FULL: "no room now, try again later",
+    TOO_SLOW: "client reads too slowly",
+    DISPLACED: "another connection resumed the session",
+    IDLE: "nothing was sent for too long",
+}
+"""Close codes and their reasons."""
+_KNOWN = (
+    "session.start",
+    "session.update",
+    "analysis.pause",
+    "analysis.resume",
+    "discarded",
+    "finalize",
+    "close",
+)
 
 
 class ServerProtocol:
-    """One connection, seen from the server."""
+    """One client of a session, seen from the server."""
 
-    def __init__(self, session: str) -> None:
-        self.session = session
+    def __init__(self) -> None:
         self.start: Start | None = None
         self.closing = False
-        self._seq = 0
 
-    def receive(self, message: str | bytes) -> Command:
-        """The command in one frame. Raises ``BadMessage``; with ``fatal`` the connection ends after the error is
+    def receive(self, message: str | bytes) -> Request:
+        """The request in one frame. Raises ``BadMessage``; with ``fatal`` the connection ends after the error is
         sent."""
-        if self.closing:
-            raise BadMessage("closed", "Bad message after 'close', expected none")
         return self._binary(message) if isinstance(message, bytes) else self._text(message)
 
     def _binary(self, data: bytes) -> Audio:
+        if self.closing:
+            raise BadMessage("closed", "Bad audio after 'close', expected none")
         if self.start is None:
             raise BadMessage("no_session", "Bad binary message, expected session.start first")
         try:
@@ -89,7 +96,7 @@ class ServerProtocol:
         except BadInput as error:
             raise BadMessage("bad_audio", str(error)) from error
 
-    def _text(self, text: str) -> Command:
+    def _text(self, text: str) -> Request:
         if len(text) > MAX_TEXT:
             raise BadMessage("too_long", f"Bad text message of {len(text)} characters, expected at most {MAX_TEXT}")
         try:
@@ -98,123 +105,44 @@ class ServerProtocol:
             raise BadMessage("bad_json", f"Bad JSON, expected an object: {error}") from error
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise BadMessage("bad_message", "Bad message, expected an object with a 'type'")
-        match message["type"]:
-            case "session.start" if self.start is not None:
-                raise BadMessage("already_started", "Bad 'session.start', expected one a connection")
-            case "session.start":
-                self.start = parse_start(message)
-                return self.start
-            case "finalize" | "close" if self.start is None:
-                raise BadMessage("no_session", f"Bad {message['type']!r}, expected session.start first")
+        kind = message["type"]
+        if kind not in _KNOWN:
+            expected = f"{', '.join(_KNOWN[:-1])} or {_KNOWN[-1]}"
+            raise BadMessage("unknown_type", f"Bad type {kind[:80]!r}, expected {expected}", fatal=False)
+        if self.closing and kind != "close":  # that may come twice: a client cannot know whether the first arrived
+            raise BadMessage("closed", f"Bad {kind!r} after 'close', expected none")
+        if kind == "session.start":
+            return self._start(message)
+        if self.start is None:
+            raise BadMessage("no_session", f"Bad {kind!r}, expected session.start first")
+        match kind:
+            case "session.update":
+                return parse_update(message)
+            case "analysis.pause":
+                return Pause()
+            case "analysis.resume":
+                return Continue()
+            case "discarded":
+                return parse_discarded(message, self.start.rate)
             case "finalize":
                 return Finalize()
-            case "close":
-                self.closing = True
-                return Close()
-        known = "session.start, finalize or close"
-        raise BadMessage("unknown_type", f"Bad type {message['type'][:80]!r}, expected {known}", fatal=False)
+        self.closing = True
+        return Close()
 
-    def ready(self, *, model: str, plan: str, latency: float, labels: Sequence[str]) -> dict[str, Any]:
-        """``session.ready``: the configuration in effect; ``latency`` is the algorithmic one in seconds."""
-        start = self.start
-        assert start is not None
-        audio = {"encoding": start.encoding, "rate": start.rate, "channels": start.channels}
-        audio |= {"roles": list(start.roles), "mix": start.mix}
-        head = {"type": "session.ready", "model": model, "plan": plan, "latency": latency, "labels": list(labels)}
-        return head | {"audio": audio, "events": list(start.events)}
-
-    def event(self, channel: int, event: Event, labels: Sequence[str]) -> dict[str, Any] | None:
-        """An event of a channel as a message; None when the client did not ask for its type."""
-        assert self.start is not None
-        message = to_wire(event, labels)
-        if message["type"] in OPTIONAL and message["type"] not in self.start.events:
-            return None
-        return message | {"channel": channel, "role": self.start.roles[channel]}
-
-    def end(self, ends: Sequence[End], reason: str) -> dict[str, Any]:
-        """``session.end`` over all channels: totals in seconds."""
-        totals = [to_wire(end, ()) for end in ends]
-        summed = {key: round(sum(t[key] for t in totals), 4) for key in ("speech", "segments", "lost")}
-        longest = {key: max((t[key] for t in totals), default=0.0) for key in ("duration", "t_audio")}
-        return {"type": "session.end", "reason": reason} | longest | summed
-
-    @staticmethod
-    def flow(queued: float) -> dict[str, Any]:
-        """``flow``: how many seconds of audio wait on the server."""
-        return {"type": "flow", "queued": round(queued, 3)}
-
-    @staticmethod
-    def error(code: str, text: str) -> dict[str, Any]:
-        return {"type": "error", "code": code, "message": text}
-
-    def send(self, message: Mapping[str, Any]) -> str:
-        """Text of a message, numbered now: ``seq`` has no holes whatever was dropped before."""
-        head = {"v": VERSION, "type": message["type"], "session": self.session, "seq": self._seq}
-        self._seq += 1
-        return json.dumps(head | dict(message), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    def _start(self, message: Mapping[str, Any]) -> Start | Resume:
+        if self.start is not None:
+            raise BadMessage("already_started", "Bad 'session.start', expected one a connection")
+        start = parse_start(message)
+        if isinstance(start, Start):
+            self.start = start
+        return start
 
 
-def parse_start(message: Mapping[str, Any]) -> Start:
-    """Check a ``session.start``. Raises ``BadMessage`` naming the field and what was expected."""
-    if message.get("v", VERSION) != VERSION:
-        raise BadMessage("bad_version", f"Bad v {message['v']!r}, expected {VERSION}")
-    audio = message.get("audio", {})
-    if not isinstance(audio, dict):
-        raise _bad("audio", audio, "an object")
-    encoding = audio.get("encoding", "s16le")
-    if not isinstance(encoding, str) or encoding not in pcm.SAMPLE_BYTES:
-        raise BadMessage("unknown_encoding", f"Bad encoding {encoding!r}, expected {', '.join(pcm.SAMPLE_BYTES)}")
-    rate = audio.get("rate", 16_000)
-    if not _whole(rate) or not MIN_RATE <= rate <= MAX_RATE:
-        raise _bad("rate", rate, f"{MIN_RATE} to {MAX_RATE} Hz")
-    channels = audio.get("channels", 1)
-    if not _whole(channels) or channels not in (1, 2):
-        raise _bad("channels", channels, "1 or 2")
-    mix = audio.get("mix", False)
-    if not isinstance(mix, bool):
-        raise _bad("mix", mix, "true or false")
-    tracks = 1 if mix else channels
-    roles = audio.get("roles") or [None] * tracks
-    if not isinstance(roles, list) or not all(role is None or isinstance(role, str) for role in roles):
-        raise _bad("roles", roles, "a list of names")
-    if len(roles) != tracks:
-        raise _bad("roles", roles, f"{tracks} of them")
-    latency = message.get("latency")
-    if latency is not None and (isinstance(latency, bool) or not isinstance(latency, (int, float, str))):
-        raise _bad("latency", latency, "seconds or the name of a plan")
-    model = message.get("model")
-    if model is not None and not isinstance(model, str):
-        raise _bad("model", model, "a name")
-    labels = _names(message, "labels")
-    events = _names(message, "events")
-    for name in events or ():
-        if name not in OPTIONAL:
-            raise _bad("events", name, f"some of {', '.join(OPTIONAL)}")
-    return Start(
-        encoding=encoding,
-        rate=rate,
-        channels=channels,
-        roles=tuple(roles),
-        mix=mix,
-        model=model,
-        latency=latency,
-        labels=labels,
-        events=OPTIONAL if events is None else events,
-    )
+def body(message: Mapping[str, Any]) -> str:
+    """A message as JSON, but for its opening brace and its number."""
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False)[1:]
 
 
-def _names(message: Mapping[str, Any], field: str) -> tuple[str, ...] | None:
-    names = message.get(field)
-    if names is None:
-        return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _bad(field, names, "a list of names")
-    return tuple(names)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _bad(field: str, value: object, expected: str) -> BadMessage:
-    return BadMessage("bad_value", f"Bad {field} {str(value)[:80]!r}, expected {expected}")
+def numbered(body: str, seq: int) -> str:
+    """The text frame of a message: numbered when it leaves, so that ``seq`` has no holes whatever was dropped."""
+    return f'{{"v":{VERSION},"seq":{seq},{body}'

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -18,20 +19,32 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from .. import capacity
 from ..engine import Delivery, Engine, Session
 from ..errors import BadInput, Unavailable
 from ..zoo import Model
+from . import operation
 from .access import Access, Refusal, bearer
+from .admission import Admission
+from .call import Call
 from .connection import Connection
 from .guarded import HANDSHAKE_SECONDS, GuardedConnection
+from .metrics import Metrics
 from .protocol import MAX_BINARY
+from .resume import Lines
+from .telephony import mounted
+from .telephony.leg import Legs
 from .tls import Certificate
 from .tokens import Token, TokenFile
+from .watch import Hub, Watcher
+from .webhooks import read_alerts
 
 PATH = "/v1/stream"
 REFRESH_SECONDS = 1.0
 """How often changed tokens and certificates are looked for, besides at each handshake."""
 REVOKED = 1008
+MAX_SPEED = 20.0
+"""Times real time at which a session may be answered: a client that was cut off catches up, a file cannot take all."""
 
 log = logging.getLogger(__name__)
 # Below this level websockets tells headers, and with them tokens.
@@ -49,11 +62,12 @@ class Dialog(Protocol):
 class Route:
     """A WebSocket path: what serves a client there, the scope that its token must have, and where in the request the
     token is. ``secret`` None: the dialect brings it later, and its dialog must call ``Server.let_in`` before all
-    else."""
+    else. ``verify``: what a dialect checks besides, now that it is known whose request it is."""
 
     dialog: Callable[[Server, ServerConnection], Dialog]
     scope: str
     secret: Callable[[Headers], str | None] | None = bearer
+    verify: Callable[[Token, Request], Refusal | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,12 @@ class Page:
 
 ROUTES: dict[str, Route | Page] = {
     PATH: Route(Connection, "stream"),
+    "/v1/watch": Route(Watcher, "watch"),
+    "/v1/twilio": Route(mounted.twilio, "stream", None),
+    "/v1/audiohook": Route(mounted.audiohook, "stream", mounted.api_key, mounted.check_signature),
+    "/healthz": Page(operation.health, None),
+    "/readyz": Page(operation.readiness, None),
+    "/metrics": Page(operation.metrics, "admin"),
 }
 """Everything that the server answers, by its exact path."""
 
@@ -76,8 +96,12 @@ class Server:
     ``tokens``: file of those that may come in (see ``tokens.py``); without it, anybody on this machine may, and the
     server listens beyond it only with ``insecure``. ``tls_cert`` and ``tls_key``: PEM files; ``wss`` then. All three
     may change while it runs. ``allow_origin``: web pages that may connect from a browser. ``allow_agent``: analyse
-    channels whose role is ``agent`` too. Raises ``Unavailable`` when the port is taken, ``BadInput`` for what cannot
-    be used.
+    channels whose role is ``agent`` too. ``alerts``: TOML file of rules and webhooks (see ``webhooks.py``).
+    ``resume_seconds``: how long a session waits for a client whose connection broke, 0: not at all; ``idle_seconds``:
+    after which a connection that sends nothing is closed, 0: never. ``max_sessions``: channels that are analysed at
+    once, None: any number. ``max_speed``: times real time that a session is answered at most, 0: as fast as it goes;
+    live calls come first in any case. Raises ``Unavailable`` when the port is taken,
+    ``BadInput`` for what cannot be used.
     """
 
     def __init__(
@@ -92,6 +116,11 @@ class Server:
         allow_origin: Sequence[str] = (),
         allow_agent: bool = False,
         insecure: bool = False,
+        alerts: str | Path | None = None,
+        resume_seconds: float = 30.0,
+        idle_seconds: float = 60.0,
+        max_sessions: int | None = None,
+        max_speed: float = MAX_SPEED,
     ) -> None:
         if tokens is None and not insecure and not is_loopback(host):
             raise BadInput(f"Bad host {host!r}, expected a loopback address, or tokens: anybody could come in")
@@ -103,8 +132,17 @@ class Server:
         self._refreshing: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self.model = model
-        self.sessions: dict[Session, Connection] = {}
-        self.engine = Engine(model, self._hand_over)
+        self.sessions: dict[Session, Call] = {}
+        self.rules, self.webhooks = ((), ()) if alerts is None else read_alerts(alerts)
+        self.hub = Hub()
+        self.lines = Lines(resume_seconds)
+        self.legs = Legs(self)
+        self.idle_seconds = idle_seconds or None
+        self.metrics = Metrics(self)
+        self.admission = Admission(self)
+        self.engine = Engine(
+            model, self._hand_over, capacity=max_sessions, max_speed=max_speed or inf, on_tick=self.metrics.ticked
+        )
         self._host, self._port = host, port
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: WebSocketServer | None = None
@@ -113,8 +151,7 @@ class Server:
 
     async def __aenter__(self) -> Server:
         self._loop = asyncio.get_running_loop()
-        for plan in self.model.manifest.plans.values():
-            self.model.warm(plan)  # before the port opens: the first caller must not wait for it
+        capacity.warm(self.model)  # before the port opens: the first caller must not wait for it
         self.engine.__enter__()
         try:
             self._server = await serve(
@@ -146,6 +183,8 @@ class Server:
         if self._certificate is None and not is_loopback(self._host):
             log.warning("listening beyond this machine without TLS: tokens and calls can be read on the way")
         self._refreshing = asyncio.create_task(self._refresh())
+        for webhook in self.webhooks:
+            webhook.__enter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -154,7 +193,11 @@ class Server:
         self._refreshing.cancel()
         self._server.close()
         await self._server.wait_closed()
-        await asyncio.get_running_loop().run_in_executor(None, self.engine.__exit__)
+        self.lines.close()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.engine.__exit__)
+        for webhook in self.webhooks:
+            await loop.run_in_executor(None, webhook.__exit__)
 
     def _answer(self, socket: ServerConnection, request: Request) -> Response | None:
         """Refuse a request or answer a page; None lets the WebSocket handshake go on."""
@@ -163,6 +206,7 @@ class Server:
         route = ROUTES.get(path)
         refusal = self._check(socket, request, route)
         if refusal is not None:
+            self.metrics.refused(refusal.status)
             log.warning("refused: %s", refusal.reason, extra={"peer": _peer(socket), "code": int(refusal.status)})
             response = socket.respond(refusal.status, refusal.reason + "\n")
             response.headers.update(refusal.headers)
@@ -182,22 +226,21 @@ class Server:
         if request.method != "GET":
             return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET", {"Allow": "GET"})
         secret = bearer if isinstance(route, Page) else route.secret
-        token = None
+        token: Token | None = None
         if route.scope is not None and secret is not None:
-            token = self.access.authorise(secret(request.headers), route.scope)
-            if isinstance(token, Refusal):
-                return token
+            found = self.access.authorise(secret(request.headers), route.scope)
+            if isinstance(found, Refusal):
+                return found
+            token = found
         if refusal := self.access.check_origin(request.headers):
             return refusal
         if isinstance(route, Page):
             return None
-        if refusal := self._admit():
+        if token is not None and route.verify is not None and (refusal := route.verify(token, request)):
             return refusal
-        return None if token is None else self._enter(socket, token, route.scope)
-
-    def _admit(self) -> Refusal | None:
-        """Whether there is room for one more session."""
-        return None
+        if token is None:  # nobody knows yet who it is: it takes no place, but need not wait to hear that there is none
+            return self.admission.refusal()
+        return self._enter(socket, token, route.scope)
 
     def let_in(self, socket: ServerConnection, secret: str | None) -> Refusal | None:
         """For a route without ``secret``: the token came in the dialect's own way. None: it is let in."""
@@ -210,7 +253,10 @@ class Server:
         visit = token if isinstance(token, Refusal) else self.access.enter(token, scope)
         if isinstance(visit, Refusal):
             return visit
-        socket.visit = visit
+        if scope == "stream" and (refusal := self.admission.admit(socket)):
+            visit.end()
+            return refusal
+        socket.let_in(visit)
         return None
 
     async def _serve(self, socket: ServerConnection) -> None:
@@ -237,7 +283,9 @@ class Server:
         self._loop.call_soon_threadsafe(self._dispatch, deliveries)
 
     def _dispatch(self, deliveries: list[Delivery]) -> None:
+        now = self.engine.clock()
         for delivery in deliveries:
+            self.metrics.delivered(delivery, now)
             if connection := self.sessions.get(delivery.session):
                 connection.deliver(delivery)
 

@@ -1,0 +1,111 @@
+"""What stands between a call and its client: messages to send, messages sent, and the connection of the moment. It
+outlives the connection, so that a client that was cut off can go on."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import BadMessage
+from .call import Call
+from .outbox import Letter, Outbox
+from .protocol import TOO_SLOW, ServerProtocol
+
+
+class Line:
+    """One client's line. ``cut``: how to end its connection of the moment with a close code; None: it has none."""
+
+    def __init__(self, cut: Callable[[int], None] | None) -> None:
+        self.name = uuid.uuid4().hex
+        self.token = secrets.token_urlsafe(24)
+        self.protocol = ServerProtocol()
+        self.call: Call | None = None
+        self.outbox = Outbox()
+        self.news = asyncio.Event()
+        """There is something to send, or nothing more will come."""
+        self.cut = cut
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send a message, or keep it for the next connection; a client that reads too slowly is given up."""
+        self.outbox.put(Letter.of(message))
+        self.news.set()
+        if self.outbox.full:
+            if self.call is not None:
+                self.call.give_up(TOO_SLOW)
+            if self.cut is not None:
+                self.cut(TOO_SLOW)
+
+    def error(self, code: str, text: str) -> None:
+        """Say an ``error``."""
+        self.say({"type": "error", "session": self.name, "code": code, "message": text})
+
+    def resume(self, seq: int, ready: dict[str, Any]) -> None:
+        """Send again what was sent after message ``seq``, ``ready`` before all else. Raises ``BadMessage``."""
+        self.outbox.rewind(seq)
+        self.outbox.put_first(Letter.of(ready))
+        self.news.set()
+
+
+class Lines:
+    """The lines of a server by their tokens. One without a connection is kept for ``seconds``, then its call ends."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._lines: dict[str, Line] = {}
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        """Lines that wait for their client."""
+        return len(self._waiting)
+
+    @property
+    def away(self) -> list[Line]:
+        """Those that wait for their client."""
+        return [self._lines[token] for token in self._waiting]
+
+    def add(self, line: Line) -> None:
+        self._lines[line.token] = line
+
+    def find(self, token: str) -> Line:
+        """The line of a token. Raises ``BadMessage``: the client must start anew."""
+        line = self._lines.get(token)
+        if line is None or line.call is None or line.call.code == TOO_SLOW:
+            raise BadMessage("unknown_session", "Bad resume token, expected that of a session that goes on")
+        return line
+
+    def ready(self, line: Line) -> dict[str, Any]:
+        """``session.ready`` with what a client needs to resume."""
+        assert line.call is not None
+        resume = {"token": line.token, "seconds": self.seconds} if self.seconds else None
+        return line.call.ready() | {"resume": resume}
+
+    def attach(self, line: Line, cut: Callable[[int], None]) -> None:
+        """The line has a connection."""
+        line.cut = cut
+        if timer := self._waiting.pop(line.token, None):
+            timer.cancel()
+
+    def hold(self, line: Line) -> None:
+        """The line has lost its connection."""
+        line.cut = None
+        if self.seconds and line.token in self._lines:
+            self._waiting[line.token] = asyncio.get_running_loop().call_later(self.seconds, self.drop, line)
+        else:
+            self.drop(line)
+
+    def drop(self, line: Line) -> None:
+        """The line's client will not come back."""
+        line.cut = None
+        self._lines.pop(line.token, None)
+        if timer := self._waiting.pop(line.token, None):
+            timer.cancel()
+        if line.call is not None:
+            line.call.abort()
+
+    def close(self) -> None:
+        """Drop all."""
+        for line in list(self._lines.values()):
+            self.drop(line)
