@@ -22,10 +22,12 @@ from .zoo import Model, load, one_core
 
 Array = NDArray[np.float32]
 
-ABREAST = 8
-"""Recordings under way: enough rows for every tick, and a bound on memory."""
-AHEAD = 2
+ABREAST = 16
+"""Recordings under way: enough rows for every tick and two groups for the VAD, and a bound on memory."""
+AHEAD = 4
 """Blocks of 4 s that a reader may be ahead of the model."""
+PATIENCE = 0.02
+"""Seconds without news from a reader after which a tick is made without it."""
 
 
 def diarize_many(
@@ -60,14 +62,20 @@ def diarize_many(
                     jobs.append(job)
                 if not jobs:
                     return
+                # A tick with one row leaves all cores but one idle, so it waits until each recording has a block. A
+                # reader that is too slow for that (a network disk) holds nobody up for long.
                 news.clear()
-                moved = [job.take() for job in jobs]
+                while any(job.take() for job in jobs):
+                    pass
+                if any(job.hungry for job in jobs) and news.wait(PATIENCE):
+                    continue
                 streams = [stream for job in jobs if job.run is not None for stream in job.run.streams]
                 answered = tick(loaded, streams, rows.map)
-                for job in [job for job in jobs if job.over]:
+                over = [job for job in jobs if job.over]
+                for job in over:
                     jobs.remove(job)
                     yield job.path, job.answer()
-                if not answered and not any(moved):
+                if not answered and not over:
                     news.wait()
         finally:
             stopping.set()
@@ -83,6 +91,7 @@ class _Job:
         self._stopping = stopping
         self._queue: queue.Queue[Run | list[Array] | Exception | None] = queue.Queue(AHEAD)
         self._error: SedstreamError | None = None
+        self._read = False
 
     def read(
         self,
@@ -118,13 +127,21 @@ class _Job:
             self._news.set()
             return
 
+    @property
+    def hungry(self) -> bool:
+        """Whether the reader has more to come, and the streams have no whole block to answer."""
+        if self._read or self._error is not None:
+            return False
+        run = self.run
+        return run is None or all(
+            stream.waiting <= (stream.plan.step + stream.plan.window) * HOP for stream in run.streams
+        )
+
     def take(self) -> bool:
         """Hand what the reader has to the streams, unless they still have blocks to answer; whether anything came."""
-        run = self.run
-        if run is not None and any(
-            stream.waiting > (stream.plan.step + stream.plan.window) * HOP for stream in run.streams
-        ):
+        if not self.hungry:
             return False
+        run = self.run
         try:
             part = self._queue.get_nowait()
         except queue.Empty:
@@ -137,6 +154,7 @@ class _Job:
             raise part
         elif run is not None:
             if part is None:
+                self._read = True
                 run.close()
             else:
                 run.write(part)
