@@ -39,6 +39,8 @@ GOOD = f'[[token]]\nname = "a"\nsha256 = "{SHA}"\nscopes = ["stream"]\n'
         (GOOD + "sessions = 0", "Bad sessions 0"),
         (GOOD + "sessions = true", "Bad sessions True"),
         (GOOD + "bytes_per_second = 1.5", "Bad bytes_per_second 1.5"),
+        (GOOD + 'client_secret = "c2hvcnQ="', "Bad client_secret of token 'a', expected base64 of at least 16 bytes"),
+        (GOOD + 'client_secret = "?"', "Bad client_secret of token 'a', expected"),
         (GOOD + GOOD, "Bad name 'a', expected each once"),
         (GOOD + GOOD.replace('"a"\n', '"b"\n'), "Bad sha256 'a+', expected each once"),
     ],

@@ -30,14 +30,20 @@ class Admission:
 
     def admit(self, socket: ServerConnection) -> Refusal | None:
         """Let a connection in for a call, or say why not."""
-        if not self.ready:
-            again = {"Retry-After": str(RETRY_SECONDS)}
-            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{self.state}: expected a server with room", again)
+        if refusal := self.refusal():
+            return refusal
         self._visitors.add(socket)
         task = asyncio.create_task(self._until_gone(socket))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         return None
+
+    def refusal(self) -> Refusal | None:
+        """Why no call can be let in, if none can."""
+        if self.ready:
+            return None
+        again = {"Retry-After": str(RETRY_SECONDS)}
+        return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{self.state}: expected a server with room", again)
 
     @property
     def state(self) -> str:

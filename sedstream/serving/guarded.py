@@ -22,12 +22,13 @@ MAX_HEAD = 16_384
 HANDSHAKE_SECONDS = 5.0
 """How long a client may take for its request, and for TLS before it."""
 MAX_WAITING = 200
-"""Handshakes that may wait at a time; one more ends the oldest, so that slow ones cannot keep others out."""
+"""Connections that may be there at a time without having been let in; one more ends the oldest, so that slow ones
+cannot keep others out."""
 
 
 class GuardedConnection(ServerConnection):
     """A server's connection whose request is bounded in size and time, each refusal answered in HTTP, and whose
-    messages come no faster than ``visit`` allows. ``waiting``: those of a server that have sent no request yet."""
+    messages come no faster than ``visit`` allows. ``waiting``: those of a server that nobody has let in yet."""
 
     def __init__(
         self, waiting: dict[GuardedConnection, None], protocol: ServerProtocol, *options: Any, **named: Any
@@ -38,16 +39,24 @@ class GuardedConnection(ServerConnection):
         self._waiting = waiting
         self._head = b""
 
+    def let_in(self, visit: Visit) -> None:
+        """Serve the client as ``visit``, which ends with the connection."""
+        self.visit = visit
+        self._waiting.pop(self, None)
+        if self.protocol.state is State.CLOSED:  # its token came late, and it has gone meanwhile
+            visit.end()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._waiting[self] = None
         if len(self._waiting) > MAX_WAITING:
             oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
             oldest._refuse(HTTPStatus.REQUEST_TIMEOUT, "expected a whole request sooner, others wait")
             oldest.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self in self._waiting and not self.protocol.eof_sent:
+        if self.request is None and not self.protocol.eof_sent:
             self._head += data
             end = self._head.find(b"\r\n\r\n")
             if (len(self._head) if end < 0 else end) > MAX_HEAD:
@@ -55,7 +64,6 @@ class GuardedConnection(ServerConnection):
                 return
         super().data_received(data)
         if self.request is not None:
-            self._waiting.pop(self, None)
             self._head = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,7 +93,6 @@ class GuardedConnection(ServerConnection):
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         if self.protocol.state is State.CONNECTING and not self.protocol.eof_sent:
-            self._waiting.pop(self, None)
             self._head = b""
             self.protocol.send_response(self.protocol.reject(status, reason + "\n"))
             self.send_data()

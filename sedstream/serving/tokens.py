@@ -9,10 +9,12 @@ One block a token; removing it revokes the token::
     expires = 2027-01-01T00:00:00+00:00  # optional, as are the limits
     sessions = 50  # at a time
     bytes_per_second = 800_000  # of all its sessions together
+    client_secret = "…"  # base64: requests with this token must be signed with it, where a dialect can (AudioHook)
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -22,7 +24,7 @@ import re
 import secrets
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,7 +42,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Token:
     """What one token allows; the token itself is nowhere. ``expires``: with its offset. ``sessions``: connections at
-    a time. ``bytes_per_second``: of all its sessions together, received. None: no limit."""
+    a time. ``bytes_per_second``: of all its sessions together, received. None: no limit. ``client_secret``: base64,
+    what requests are signed with. Unlike the token it has to stand in the file as it is."""
 
     name: str
     sha256: str
@@ -48,6 +51,7 @@ class Token:
     expires: datetime | None = None
     sessions: int | None = None
     bytes_per_second: int | None = None
+    client_secret: str | None = field(default=None, repr=False)
 
     def expired(self, now: datetime) -> bool:
         return self.expires is not None and now >= self.expires
@@ -109,10 +113,10 @@ def parse(text: str) -> tuple[Token, ...]:
     if document or not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise BadInput(f"Bad fields {', '.join(document) or 'token'!r}, expected only [[token]] blocks")
     tokens = tuple(map(_parse_block, blocks))
-    for field in ("name", "sha256"):
-        values = [getattr(token, field) for token in tokens]
+    for key in ("name", "sha256"):
+        values = [getattr(token, key) for token in tokens]
         if twice := {value for value in values if values.count(value) > 1}:
-            raise BadInput(f"Bad {field} {min(twice)!r}, expected each once")
+            raise BadInput(f"Bad {key} {min(twice)!r}, expected each once")
     return tokens
 
 
@@ -132,15 +136,27 @@ def _parse_block(block: Mapping[str, object]) -> Token:
         raise BadInput(f"Bad scopes {scopes!r} of token {name!r}, expected some of {', '.join(SCOPES)}")
     if expires is not None and (not isinstance(expires, datetime) or expires.tzinfo is None):
         raise BadInput(f"Bad expires {expires!s} of token {name!r}, expected a time like 2027-01-01T00:00:00Z")
-    limits = {field: _limit(name, field, block.get(field)) for field in ("sessions", "bytes_per_second")}
-    return Token(name, sha256, frozenset(scopes), expires, **limits)
+    limits = {key: _limit(name, key, block.get(key)) for key in ("sessions", "bytes_per_second")}
+    return Token(name, sha256, frozenset(scopes), expires, **limits, client_secret=_secret(name, block))
 
 
-def _limit(name: str, field: str, value: object) -> int | None:
+def _limit(name: str, key: str, value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadInput(f"Bad {field} {value!r} of token {name!r}, expected a whole number of at least 1")
+        raise BadInput(f"Bad {key} {value!r} of token {name!r}, expected a whole number of at least 1")
+    return value
+
+
+def _secret(name: str, block: Mapping[str, object]) -> str | None:
+    value = block.get("client_secret")
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, str) or len(base64.b64decode(value, validate=True)) < 16:
+            raise ValueError
+    except ValueError:  # and never say what it is
+        raise BadInput(f"Bad client_secret of token {name!r}, expected base64 of at least 16 bytes") from None
     return value
 
 
@@ -168,7 +184,7 @@ def add(
     if expires is not None:
         lines.append(f"expires = {expires.astimezone(UTC).isoformat(timespec='seconds')}")
     limits = {"sessions": sessions, "bytes_per_second": bytes_per_second}
-    lines += [f"{field} = {value}" for field, value in limits.items() if value is not None]
+    lines += [f"{key} = {value}" for key, value in limits.items() if value is not None]
     block = "\n".join(lines) + "\n"
     try:
         parse(block)  # before a file is made for it
