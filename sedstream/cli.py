@@ -83,6 +83,19 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-agent", action="store_true", help="analyse channels with role agent too: in the EU mostly forbidden"
     )
     serve.add_argument("--insecure", action="store_true", help="listen beyond this machine without --tokens")
+    serve.add_argument(
+        "--max-sessions",
+        type=_room,
+        metavar="N",
+        help="channels analysed at once, or auto: measured at the start (default: auto)",
+    )
+    serve.add_argument(
+        "--max-speed",
+        type=_positive,
+        default=20.0,
+        metavar="X",
+        help="times real time that a session is answered at most (%(default)s)",
+    )
     serve.set_defaults(run=commands.serve)
 
     tokens = verbs.add_parser("tokens", help="list or add the tokens that open a server")
@@ -148,9 +161,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("data", metavar="DATA", help="folder with index.csv and the recordings it names")
     train.add_argument("--out", default="trained-model", metavar="DIR", help="model folder to write (%(default)s)")
     train.add_argument(
-        "--encoder", metavar="FILE", help="safetensors of Whisper base (default: that of sedstream-base)"
+        "--init",
+        default=DEFAULT,
+        metavar="MODEL|FILE",
+        help="a cached model, or safetensors of a Whisper encoder, to start from (%(default)s)",
     )
-    train.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the recipe's)")
+    train.add_argument("--hours", type=_positive, metavar="H", help="of speech to train with (default: the recipe's)")
+    train.add_argument("--without", metavar="NAMES", help="corpora to leave out, with commas between")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     train.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     train.set_defaults(run=commands.train)
     return parser
@@ -161,6 +179,15 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected more than 0")
     return value
+
+
+def _room(text: str) -> int | None:
+    """A number of sessions; None: to be measured."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected 1 or more, or auto")
+    return int(text)
 
 
 def _names(text: str) -> list[str]:

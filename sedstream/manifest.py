@@ -17,6 +17,8 @@ from .grid import Plan
 from .speech.settings import VadSettings
 
 DEFAULT = "sedstream-base"
+KINDS = ("windowed", "cached")
+"""A windowed encoder reads a block with its context anew each time; a cached one remembers, and reads it once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
     weights = _check("weights.", table["weights"], {"file": str, "sha256": str})
     for name, plan in table["plans"].items():
         _check(f"plans.{name}.", plan, {"left": int, "step": int, "right": int})
-    if table["kind"] != "windowed":
-        raise BadModel(f"Bad kind {table['kind']!r}, expected 'windowed'")
+    if table["kind"] not in KINDS:
+        raise BadModel(f"Bad kind {table['kind']!r}, expected {' or '.join(map(repr, KINDS))}")
     labels = tuple(table["labels"])
     if len(labels) < 2 or len(set(labels)) < len(labels) or not all(isinstance(name, str) for name in labels):
         raise BadModel(f"Bad labels {list(labels)}, expected two or more different names")

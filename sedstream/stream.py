@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +32,16 @@ class Block:
     """What the models must read next for one session.
 
     ``samples`` ``[plan.window·320]`` f32: the window. ``chunks`` ``[n, 576]`` f32 and ``state``: for the VAD,
-    which reads each sample once.
+    which reads each sample once. ``memory``: what the model gave with its last answer, None at first; ``follows``:
+    that was the answer to the block right before this one.
     """
 
     plan: Plan
     samples: Array
     chunks: Array
     state: State
+    memory: Any
+    follows: bool
 
 
 def choose_labels(manifest: Manifest, labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -99,6 +103,8 @@ class Stream:
         self._assembler = Assembler(self.labels, origin)
         self._cadence = Cadence(origin)
         self._state = new_state()
+        self._memory: Any = None
+        self._follows = False
         self._heard = 0  # VAD chunks heard in this span
         self._fed = 0  # frames of this span given to the decoder
         self._flags = np.empty(0, np.bool_)  # VAD decisions of frames from _fed on
@@ -178,7 +184,7 @@ class Stream:
         heard = end // CHUNK if limit is None else min(end // CHUNK, chunks_for(limit))
         audio = self._read(self._heard * CHUNK - CONTEXT, heard * CHUNK, limit)
         rows = np.arange(heard - self._heard)[:, None] * CHUNK + np.arange(CONTEXT + CHUNK)
-        block = Block(self.plan, self._read(start, end, limit), audio[rows], self._state)
+        block = Block(self.plan, self._read(start, end, limit), audio[rows], self._state, self._memory, self._follows)
         self._heard = heard
         self._in_block = True
         return block
@@ -196,9 +202,12 @@ class Stream:
         answered = self.plan.step if limit is None else limit - self._index * self.plan.step
         return bool(wanted.any()) or len(wanted) < answered
 
-    def push(self, scores: Array | None, affect: Array | None) -> None:
-        """The model's answer: log-probabilities ``[step, C]`` and arousal, valence ``[step, 2]``; None for a
-        silent block."""
+    def push(self, scores: Array | None, affect: Array | None, memory: Any = None) -> None:
+        """The model's answer: log-probabilities ``[step, C]``, arousal and valence ``[step, 2]``, its memory; None for
+        a silent block, after which the model goes on with the memory that it had."""
+        self._follows = scores is not None
+        if self._follows:
+            self._memory = memory
         if scores is None or affect is None:
             scores = np.zeros((self.plan.step, len(self.labels)), np.float32)
             affect = np.zeros((self.plan.step, 2), np.float32)

@@ -32,7 +32,8 @@ def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
             stream.push(None, None)
     for plan in {block.plan for _, block in spoken}:
         rows = [(stream, block) for stream, block in spoken if block.plan == plan]
-        scores, affect = model(np.stack([block.samples for _, block in rows]), plan, spread)
+        before = [(block.memory, block.follows) for _, block in rows]
+        scores, affect, memories = model(np.stack([block.samples for _, block in rows]), plan, spread, before)
         for n, (stream, _) in enumerate(rows):
-            stream.push(scores[n], affect[n])
+            stream.push(scores[n], affect[n], memories[n])
     return len(ready)

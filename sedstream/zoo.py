@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,39 +14,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .encoders.heads import FrameHead
+from .encoders.cached import CachedEncoder
+from .encoders.heads import CachedHead, FrameHead
+from .encoders.networks import CachedNetwork, Network, WindowedNetwork
 from .encoders.whisper import WhisperEncoder
 from .errors import BadInput, BadModel
 from .grid import HOP, Plan
 from .manifest import DEFAULT, Manifest, find
 from .speech.silero import Silero
 
-FAMILIES: dict[str, type[nn.Module]] = {"whisper": WhisperEncoder}
+FAMILIES: dict[tuple[str, str], tuple[type[nn.Module], type[nn.Module], type[Network]]] = {
+    ("whisper", "windowed"): (WhisperEncoder, FrameHead, WindowedNetwork),
+    ("whisper", "cached"): (CachedEncoder, CachedHead, CachedNetwork),
+}
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
 
 Array = NDArray[np.float32]
 Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to each of some things, in order of the things, wherever and whenever it likes."""
-
-
-class Network(nn.Module):
-    """Encoder and frame head: samples ``[B, W]`` -> logits ``[B, T, C]``, arousal and valence ``[B, T, 2]``."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__()
-        if manifest.family not in FAMILIES:
-            raise BadModel(f"Bad family {manifest.family!r} of model {manifest.name!r}, expected {', '.join(FAMILIES)}")
-        self.encoder = _build(manifest, "encoder", FAMILIES[manifest.family], manifest.encoder)
-        self.head = _build(manifest, "head", FrameHead, {**manifest.head, "labels": len(manifest.labels)})
-
-    def forward(self, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, affect = self.head(self.encoder(samples))
-        return logits, affect
+Before: TypeAlias = tuple[Any, bool]
+"""What a session remembers: the memory that came with its last answer (None: nothing yet), and whether that was the
+answer to the block right before this one."""
 
 
 class Model:
-    """A loaded model. Stateless: one instance serves any number of sessions, from one thread."""
+    """A loaded model. It remembers nothing itself: one instance serves any number of sessions, from one thread."""
 
     def __init__(self, manifest: Manifest, network: Network, device: torch.device) -> None:
         self.manifest = manifest
@@ -54,48 +47,50 @@ class Model:
         self.silero = Silero()
         self._network = network.to(device).eval()
 
-    def __call__(self, blocks: Array, plan: Plan, spread: Spread = map) -> tuple[Array, Array]:
-        """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]`` and arousal, valence ``[B,
-        step, 2]`` f32.
+    def __call__(
+        self, blocks: Array, plan: Plan, spread: Spread = map, before: Sequence[Before] | None = None
+    ) -> tuple[Array, Array, list[Any]]:
+        """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]``, arousal and valence ``[B, step,
+        2]`` f32, and what each session remembers now.
 
-        A row's answer does not depend on the other rows: on the CPU rows are computed one by one (a window is large
-        enough to keep a core busy, and batched kernels round differently), on a GPU in batches of fixed sizes.
-        ``spread``: ``map``, or that of a pool of threads started with :func:`one_core`, for the rows on a CPU.
+        A row's answer does not depend on the other rows: rows are computed in batches of fixed sizes, which for a plan
+        on a CPU is one size, just large enough to keep a core busy. ``spread``: ``map``, or that of a pool of threads
+        started with :func:`one_core`, for the batches on a CPU. ``before``: see :data:`Before`; None: all sessions
+        begin.
         """
-        if self.device.type == "cpu":
-            answers = list(spread(lambda block: self._row(block, plan), blocks))
-        else:
-            answers = [
-                self._bucket(part, plan)
-                for part in np.array_split(blocks, range(BUCKETS[-1], len(blocks), BUCKETS[-1]))
-            ]
-        return np.concatenate([a[0] for a in answers]), np.concatenate([a[1] for a in answers])
+        before = [(None, False)] * len(blocks) if before is None else before
+        cpu = self.device.type == "cpu"
+        size = self._network.rows(plan) if cpu else BUCKETS[-1]
+        starts = range(0, len(blocks), size)
+        answers = list(
+            (spread if cpu else map)(lambda n: self._part(blocks[n : n + size], before[n : n + size], plan), starts)
+        )
+        scores, affect = (np.concatenate([answer[n] for answer in answers]) for n in range(2))
+        return scores, affect, [memory for answer in answers for memory in answer[2]]
 
-    def _row(self, block: Array, plan: Plan) -> tuple[Array, Array]:
-        # One core: threads that share a row wait for each other in busy loops, and where another program wants a core
-        # too, a row takes ten times as long. Threads side by side, each with a row, are faster in any case.
+    def _part(self, blocks: Array, before: Sequence[Before], plan: Plan) -> tuple[Array, Array, list[Any]]:
+        if self.device.type != "cpu":
+            return self._batch(blocks, before, plan, next(size for size in BUCKETS if size >= len(blocks)))
+        # One core: threads that share a batch wait for each other in busy loops, and where another program wants a
+        # core too, it takes ten times as long. Threads side by side, each with a batch, are faster in any case.
         threads = torch.get_num_threads()
         if threads > 1:
             torch.set_num_threads(1)
         try:
-            return self._answer(torch.from_numpy(block[None]), plan)
+            return self._batch(blocks, before, plan, self._network.rows(plan))
         finally:
             if threads > 1:
                 torch.set_num_threads(threads)
 
-    def _bucket(self, blocks: Array, plan: Plan) -> tuple[Array, Array]:
-        size = next(size for size in BUCKETS if size >= len(blocks))
-        full = torch.zeros(size, blocks.shape[1], pin_memory=True)
-        full[: len(blocks)] = torch.from_numpy(blocks)
-        scores, affect = self._answer(full.to(self.device, non_blocking=True), plan)
-        return scores[: len(blocks)], affect[: len(blocks)]
-
     @torch.inference_mode()
-    def _answer(self, samples: torch.Tensor, plan: Plan) -> tuple[Array, Array]:
-        logits, affect = self._network(samples)
-        answered = slice(plan.left, plan.left + plan.step)
-        scores = torch.log_softmax(logits[:, answered] / self.manifest.temperature, dim=-1)
-        return scores.float().cpu().numpy(), affect[:, answered].float().cpu().numpy()
+    def _batch(self, blocks: Array, before: Sequence[Before], plan: Plan, size: int) -> tuple[Array, Array, list[Any]]:
+        rows = len(blocks)
+        full = torch.zeros(size, blocks.shape[1], pin_memory=self.device.type == "cuda")
+        full[:rows] = torch.from_numpy(blocks)
+        idle = [(None, True)] * (size - rows)
+        logits, affect, memories = self._network(full.to(self.device, non_blocking=True), plan, [*before, *idle])
+        scores = torch.log_softmax(logits[:rows] / self.manifest.temperature, dim=-1)
+        return scores.float().cpu().numpy(), affect[:rows].float().cpu().numpy(), memories[:rows]
 
     def warm(self, plan: Plan) -> None:
         """Run once on silence, so that the first session does not pay for the first call."""
@@ -103,7 +98,7 @@ class Model:
 
 
 def one_core() -> None:
-    """Start a thread of a pool with this: each has its own number of cores for a row, and it should be one."""
+    """Start a thread of a pool with this: each has its own number of cores for a batch, and it should be one."""
     torch.set_num_threads(1)
 
 
@@ -113,7 +108,7 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
     manifest = model if isinstance(model, Manifest) else find(model)
     where = _device(device)
     manifest.verify()
-    network = Network(manifest)
+    network = _network(manifest)
     try:
         tensors = load_file(manifest.weights)
     except (SafetensorError, OSError) as error:
@@ -123,6 +118,8 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BadModel(f"Bad weights '{manifest.weights}', expected those of its manifest: {reason}") from error
+    if where.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        network.shorten()
     return Model(manifest, network, where)
 
 
@@ -136,6 +133,23 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"Bad device {name!r}, expected cpu: there is no usable GPU on this machine")
     return device
+
+
+def _network(manifest: Manifest) -> Network:
+    """The network of a manifest, not yet filled. Raises ``BadModel``."""
+    known = {family for family, _ in FAMILIES}
+    if manifest.family not in known:
+        raise BadModel(f"Bad family {manifest.family!r} of model {manifest.name!r}, expected {', '.join(known)}")
+    parts = FAMILIES.get((manifest.family, manifest.kind))
+    if parts is None:
+        kinds = ", ".join(kind for family, kind in FAMILIES if family == manifest.family)
+        raise BadModel(f"Bad kind {manifest.kind!r} of model {manifest.name!r}, expected {kinds} for its family")
+    encoder = _build(manifest, "encoder", parts[0], manifest.encoder)
+    head = _build(manifest, "head", parts[1], {**manifest.head, "labels": len(manifest.labels)})
+    network = parts[2](encoder, head)
+    for name, plan in manifest.plans.items():
+        network.check(name, plan)
+    return network
 
 
 def _build(manifest: Manifest, table: str, module: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:

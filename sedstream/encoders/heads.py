@@ -1,5 +1,6 @@
-"""The frame-level head: emotion logits, arousal and valence for every frame of a window."""
+"""The frame-level heads: emotion logits, arousal and valence for every frame, of a window or of a session."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,6 +47,73 @@ class FrameHead(nn.Module):
         x = F.gelu(self.enter(self._drop(x)))
         x, _ = self.gru(self._drop(x))
         x = self._drop(self.norm(x))
+        return self.emotion(x), self.affect(x).sigmoid()
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        dropped: Tensor = self.dropout(x.transpose(1, 2)).transpose(1, 2)
+        return dropped
+
+
+class CachedHead(nn.Module):
+    """Emotion logits, arousal and valence from encoder features: one recurrence goes on through the session, one comes
+    back from the end of what has been heard.
+
+    Arguments as those of `FrameHead`.
+    """
+
+    def __init__(
+        self, *, labels: int, features: int, outputs: int, width: int, hidden: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if outputs < 1 or features % outputs:
+            raise BadModel(f"Bad head outputs {outputs!r}, expected a divisor of features {features}")
+        self.outputs, self.width, self.hidden = outputs, width, hidden
+        # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
+        self.dropout = nn.Dropout1d(dropout)
+        self.enter = nn.Linear(features, width)
+        self.onward = nn.GRU(width, hidden, batch_first=True)
+        self.back = nn.GRU(width, hidden, batch_first=True)
+        self.norm = nn.LayerNorm(2 * hidden)
+        self.emotion = nn.Linear(2 * hidden, labels)
+        self.affect = nn.Linear(2 * hidden, 2)
+
+    def read(self, features: Tensor) -> Tensor:
+        """Features `[B, T, D]` -> what the recurrences read, `[B, T, width]`."""
+        layers = features.view(*features.shape[:2], self.outputs, -1)
+        x = F.layer_norm(layers, layers.shape[-1:]).flatten(2)
+        return self._drop(F.gelu(self.enter(self._drop(x))))
+
+    def forward(self, features: Tensor, chunk: int, right: int) -> tuple[Tensor, Tensor]:
+        """A recording at once: features `[B, T, D]` -> logits `[B, T, C]`, arousal and valence `[B, T, 2]` in 0 to 1.
+
+        Chunks of answers end `right` before those of the encoder; the last `right` frames see only each other.
+        """
+        x = self.read(features)
+        batch, frames, _ = x.shape
+        onward, _ = self.onward(x)
+        # A chunk of answers and its look-ahead end where a chunk of the encoder ends.
+        padded = F.pad(x, (0, 0, right, chunk))
+        parts = padded.unfold(1, chunk + right, chunk).movedim(3, 2).flatten(0, 1)
+        back, _ = self.back(parts.flip(1))
+        back = back.flip(1)[:, :chunk].reshape(batch, -1, self.hidden)[:, right : right + frames]
+        return self._answer(onward, back)
+
+    def advance(self, x: Tensor, right: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What was read `[B, c + right, width]` and the state `[B, hidden]` -> logits `[B, c, C]`, affect `[B, c, 2]`
+        and the state after them."""
+        chunk = x.shape[1] - right
+        onward, state = self.onward(x[:, :chunk].contiguous(), hidden[None])
+        back, _ = self.back(x.flip(1))
+        return *self._answer(onward, back.flip(1)[:, :chunk]), state[0]
+
+    def nothing(self, right: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What was read ahead `[right, width]` and the state `[hidden]` of a session at its beginning."""
+        return torch.zeros(right, self.width, device=like.device), torch.zeros(self.hidden, device=like.device)
+
+    def _answer(self, onward: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._drop(self.norm(torch.cat([onward, back], -1)))
         return self.emotion(x), self.affect(x).sigmoid()
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -44,13 +44,20 @@ class LogMel(nn.Module):
         self.filters: Tensor
         self.taper: Tensor
 
+    def log_power(self, samples: Tensor, *, center: bool) -> Tensor:
+        """Samples float32 `[B, W]` -> log10 of the mel power `[B, mels, N]`; `center`: see `torch.stft`."""
+        spectrum = torch.stft(samples, FFT, STRIDE, window=self.taper, center=center, return_complex=True)
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        return (self.filters @ power).clamp(min=1e-20).log10()
+
+    def scale(self, log: Tensor, loudest: Tensor) -> Tensor:
+        """log10 power against that of the loudest -> what Whisper's convolutions expect, at most (level + 4) / 4."""
+        return ((log - loudest).clamp(min=-self.decades) + (self.level + 4.0)) / 4.0
+
     def forward(self, samples: Tensor) -> Tensor:
         """Samples float32 `[B, W]` -> spectrogram float32 `[B, mels, W / 160]`, at most (level + 4) / 4."""
-        spectrum = torch.stft(samples, FFT, STRIDE, window=self.taper, return_complex=True)
-        power = torch.view_as_real(spectrum[..., :-1]).square().sum(-1)
-        log = (self.filters @ power).clamp(min=1e-20).log10()
-        loudest = log.amax((1, 2), keepdim=True).clamp(min=SILENCE)
-        return ((log - loudest).clamp(min=-self.decades) + (self.level + 4.0)) / 4.0
+        log = self.log_power(samples, center=True)[..., :-1]
+        return self.scale(log, log.amax((1, 2), keepdim=True).clamp(min=SILENCE))
 
 
 class SelfAttention(nn.Module):

@@ -7,13 +7,16 @@ from .recipe import train
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train with the options `data`, `out`, `encoder`, `epochs`, `seed` and `quiet`, and print the figures on valid."""
-    given = {} if options.epochs is None else {"epochs": options.epochs}
+    """Train with the options `data`, `out`, `init`, `hours`, `without`, `device`, `seed` and `quiet`, and print the
+    figures on valid."""
+    given = {} if options.hours is None else {"hours": options.hours}
     report = train(
         Path(options.data),
         Path(options.out),
         seed=options.seed,
-        checkpoint=Path(options.encoder) if options.encoder else None,
+        init=options.init,
+        without=tuple(options.without.split(",")) if options.without else (),
+        device=options.device,
         quiet=getattr(options, "quiet", False),
         **given,
     )

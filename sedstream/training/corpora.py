@@ -70,9 +70,17 @@ class Corpora:
     utterances: list[Utterance]
     noises: list[NDArray[np.int16]]
 
-    def split(self, name: str) -> list[Utterance]:
-        """The utterances of one split: train, valid or test."""
-        return [u for u in self.utterances if u.split == name]
+    def split(self, name: str, without: Sequence[str] = ()) -> list[Utterance]:
+        """The utterances of one split (train, valid or test), but those of the corpora `without`.
+
+        Raises:
+            BadInput: one of `without` is not there.
+        """
+        there = {u.corpus for u in self.utterances}
+        for corpus in without:
+            if corpus not in there:
+                raise BadInput(f"Bad corpus {corpus!r} to leave out, expected one of {', '.join(sorted(there))}")
+        return [u for u in self.utterances if u.split == name and u.corpus not in without]
 
 
 def targets(row: dict[str, str]) -> tuple[int, float, float]:
@@ -150,19 +158,18 @@ def read_audio(path: Path) -> NDArray[np.int16]:
     return result
 
 
-def load(data: Path, store: Path, *, workers: int = 2, corpora: Sequence[str] | None = None) -> Corpora:
+def load(data: Path, store: Path, *, workers: int = 2) -> Corpora:
     """Read every labelled utterance and noise of the index; decoded once, then kept in `store` for the next time.
 
     Args:
         data: folder with index.csv, whose paths are relative to it.
         store: folder for the decoded speech, about 2 GB for 15 hours.
         workers: processes that decode; 0: this one.
-        corpora: names to read instead of all.
 
     Raises:
         BadInput: the index or a file cannot be read.
     """
-    rows = [row for row in read_index(data) if corpora is None or row["corpus"] in corpora]
+    rows = read_index(data)
     speech = [row for row in rows if _usable(row)]
     noise = [row for row in rows if row["corpus"] in NOISE]
     if not speech:

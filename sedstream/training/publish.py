@@ -6,12 +6,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
-
-from ..encoders.whisper import WhisperEncoder
-from ..errors import BadModel
 
 LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 
@@ -37,35 +33,6 @@ def _literal(value: Value) -> str:
     if isinstance(value, Sequence):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
     return repr(value)
-
-
-def pretrained(encoder: WhisperEncoder, checkpoint: Path) -> WhisperEncoder:
-    """Fill `encoder` with the tensors it keeps of a checkpoint and freeze it.
-
-    Args:
-        encoder: the encoder to fill.
-        checkpoint: safetensors with the names of transformers' `WhisperEncoder`, or the weights of a model folder.
-
-    Raises:
-        BadModel: the file cannot be read, or lacks a tensor, or one has another shape.
-    """
-    try:
-        tensors = load_file(checkpoint)
-    except (OSError, SafetensorError) as error:
-        raise BadModel(f"Bad checkpoint '{checkpoint}', expected a safetensors file: {error}") from error
-    tensors = {key.removeprefix("encoder."): tensor for key, tensor in tensors.items()}
-    own = encoder.state_dict()
-    positions = "embed_positions.weight"
-    if positions in tensors:
-        tensors[positions] = tensors[positions][: len(own[positions])]
-    for key, tensor in own.items():
-        found = tuple(tensors[key].shape) if key in tensors else None
-        if found != tuple(tensor.shape):
-            raise BadModel(
-                f"Bad checkpoint '{checkpoint}', expected {key} of shape {tuple(tensor.shape)}, found {found}"
-            )
-    encoder.load_state_dict({key: tensors[key].float() for key in own})
-    return encoder.eval().requires_grad_(False)
 
 
 def publish(folder: Path, table: Table, encoder: nn.Module, head: nn.Module) -> Path:

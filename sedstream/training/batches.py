@@ -1,0 +1,88 @@
+"""Batches of augmented windows with their targets, drawn by number: the same number gives the same batch anywhere."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..encoders.cached import BEFORE, BEHIND
+from ..grid import HOP
+from .augment import augment
+from .concatenations import Speakers, pieces, window
+from .corpora import Corpora, load
+
+FRAMES = 384
+"""Frames in a window: 7.68 s, a multiple of every chunk length that is trained."""
+ROWS = 10
+"""Windows in a batch."""
+RIGHT = 28
+"""Look-ahead in frames that a frame must have to be trained: that of the slowest live plan."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where windows come from: a data folder, the folder for its decoded speech, a split, and corpora to leave out.
+
+    `clean`: no augmentation.
+    """
+
+    data: Path
+    store: Path
+    split: str = "train"
+    clean: bool = False
+    without: tuple[str, ...] = ()
+
+
+class Batch(NamedTuple):
+    """`heard` and, before augmentation, `clean`: samples float32 `[B, (BEFORE + T + BEHIND)·320]`; targets of the T
+    frames between: emotion int64 `[B, T]`, affect float32 `[B, T, 2]`, weight float32 `[B, T]`."""
+
+    heard: Tensor
+    clean: Tensor
+    emotion: Tensor
+    affect: Tensor
+    weight: Tensor
+
+
+class Batches(Dataset[Batch]):
+    """The batches `first` to `first + count` of a seed."""
+
+    def __init__(self, source: Source, seed: int, count: int, first: int = 0) -> None:
+        self.source, self.seed, self.count, self.first = source, seed, count, first
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Batch:
+        """Batch `number`, drawn anew."""
+        speakers, corpora = _read(self.source.data, self.source.store, self.source.split, self.source.without)
+        rng = np.random.default_rng([self.seed, self.first + number])
+        rows = [_row(self.source, speakers, corpora, rng) for _ in range(ROWS)]
+        heard, clean, emotion, affect, weight = (torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True))
+        return Batch(heard, clean, emotion.long(), affect, weight)
+
+
+@cache
+def _read(data: Path, store: Path, split: str, without: tuple[str, ...]) -> tuple[Speakers, Corpora]:
+    corpora = load(data, store)
+    return Speakers(corpora.split(split, without)), corpora
+
+
+def _row(
+    source: Source, speakers: Speakers, corpora: Corpora, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], ...]:
+    frames = BEFORE + FRAMES + BEHIND
+    parts = pieces(speakers.pattern(rng), rng)
+    while sum(len(p.utterance.samples) for p in parts) < 0.6 * frames * HOP:
+        parts += pieces([p.utterance for p in parts], rng)
+    cut, targets = window(parts, frames, RIGHT, rng)
+    heard = cut if source.clean else augment(cut, corpora.noises, rng)
+    inner = slice(BEFORE, BEFORE + FRAMES)
+    affect = np.stack([targets.arousal[inner], targets.valence[inner]], -1)
+    return heard, cut, targets.emotion[inner].astype(np.float32), affect, targets.weight[inner]

@@ -1,0 +1,165 @@
+"""What learns, and how: encoder and head, their losses, SpeechBrain's loop."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from speechbrain.utils.train_logger import FileTrainLogger
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..encoders.cached import CachedEncoder
+from ..encoders.heads import CachedHead
+from ..encoders.whisper import SILENCE, WhisperEncoder
+from .batches import Batch
+from .objective import concordance, emotion_loss
+
+CHUNKS = ((8, 7), (16, 15), (16, 15), (32, 27), (64, 31), (384, 31))
+"""Chunk and look-ahead that a batch may be trained with: those of the plans, the live one twice."""
+LIVE = (16, 15)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Numbers of the optimisation: AdamW, warm-up then a cosine to zero over `steps` batches."""
+
+    steps: int
+    head_rate: float = 1.5e-3
+    encoder_rate: float = 1.5e-4
+    """Highest learning rates."""
+    decay: float = 0.02
+    smoothing: float = 0.1
+    affect: float = 0.3
+    """Weight of the concordance of arousal and of valence beside the cross-entropy."""
+    anchored: float = 0.2
+    """First part of the steps in which the encoder also follows Whisper's features of the clean window."""
+    average: float = 0.998
+    """Decay a step of the moving average of the weights that is published."""
+
+    def at(self, step: int) -> float:
+        """Share of the learning rates at a step: it rises over the first twentieth."""
+        progress = step / max(1, self.steps)
+        return min(progress / 0.05 + 0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+class Learner(nn.Module):
+    """Encoder and head as one module."""
+
+    def __init__(self, encoder: CachedEncoder, head: CachedHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(
+        self, samples: Tensor, chunk: int, right: int, loudest: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples as in `CachedEncoder.forward` -> logits `[B, T, C]`, affect `[B, T, 2]`, features `[B, T, D]`."""
+        features = self.encoder(samples, chunk, loudest)
+        logits, affect = self.head(features, chunk, right)
+        return logits, affect, features
+
+
+class Diarizer(sb.Brain):  # type: ignore[misc]
+    """SpeechBrain's loop: every batch with the chunk and the look-ahead of another plan."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        whisper: WhisperEncoder | None,
+        classes: Tensor,
+        schedule: Schedule,
+        log: Path,
+        **options: Any,
+    ) -> None:
+        super().__init__(modules={"learner": learner}, opt_class=self._optimiser, **options)
+        self.whisper = None if whisper is None else whisper.to(self.device)
+        self.average = AveragedModel(learner, multi_avg_fn=_following(schedule.average)).eval()
+        self.checkpointer.add_recoverable("average", self.average)
+        self.classes = classes.to(self.device)
+        self.schedule = schedule
+        self.log = FileTrainLogger(str(log))
+        self.loss: dict[sb.Stage, float] = {}
+
+    def _optimiser(self, _: Any) -> torch.optim.Optimizer:
+        learner = self.modules["learner"]
+        rates = ((learner.encoder, self.schedule.encoder_rate), (learner.head, self.schedule.head_rate))
+        groups = [
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate, "highest": rate}
+            for part, rate in rates
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.schedule.decay)
+
+    def compute_forward(self, batch: Batch, stage: sb.Stage) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, affect and features of a batch."""
+        heard = batch.heard.to(self.device)
+        if stage != sb.Stage.TRAIN:
+            return answer(self.average, heard)
+        rng = np.random.default_rng(self.optimizer_step)  # the same after an interruption
+        chunk, right = CHUNKS[rng.integers(len(CHUNKS))]
+        # What was said before a window may have been louder, or nothing.
+        before = torch.from_numpy(np.where(rng.random(len(heard)) < 0.7, SILENCE, rng.uniform(-1, 3, len(heard))))
+        found: tuple[Tensor, Tensor, Tensor] = self.modules["learner"](
+            heard, chunk, right, before.float().to(heard.device)
+        )
+        return found
+
+    def compute_objectives(self, predictions: tuple[Tensor, Tensor, Tensor], batch: Batch, stage: sb.Stage) -> Tensor:
+        """Cross-entropy of the emotion, how far arousal and valence are from full concordance, how far the features
+        are from Whisper's."""
+        logits, affect, features = predictions
+        emotion, target, weight = (t.to(self.device) for t in (batch.emotion, batch.affect, batch.weight))
+        training = stage == sb.Stage.TRAIN
+        loss = emotion_loss(logits.float(), emotion, weight, self.classes, self.schedule.smoothing * training)
+        for track in range(2):
+            agreement = concordance(affect[..., track].float(), target[..., track], weight)
+            loss = loss + self.schedule.affect * (1 - agreement)
+        if training and self.whisper is not None:
+            left = 1 - self.optimizer_step / max(1.0, self.schedule.anchored * self.schedule.steps)
+            if left > 0:
+                loss = loss + left * self._distance(features, batch.clean.to(self.device))
+        return loss
+
+    def _distance(self, features: Tensor, clean: Tensor) -> Tensor:
+        """Mean square between normalised features and those of Whisper, which sees the whole clean window at once."""
+        assert self.whisper is not None
+        frames = features.shape[1]
+        with torch.no_grad():
+            theirs = self.whisper(clean)[:, -frames - 1 : -1]
+        outputs = len(self.whisper.outputs)
+        ours, theirs = (x.float().unflatten(2, (outputs, -1)) for x in (features, theirs))
+        return F.mse_loss(F.layer_norm(ours, ours.shape[-1:]), F.layer_norm(theirs, theirs.shape[-1:]))
+
+    def on_fit_batch_start(self, batch: Batch, should_step: bool) -> None:
+        """Set the learning rates of the step; the step number is part of the checkpoint."""
+        for optimiser in self.optimizers_dict.values():
+            for group in optimiser.param_groups:
+                group["lr"] = group["highest"] * self.schedule.at(self.optimizer_step)
+
+    def on_fit_batch_end(self, batch: Batch, outputs: Any, loss: Tensor, should_step: bool) -> None:
+        """Follow the weights with their average."""
+        if should_step:
+            self.average.update_parameters(self.modules["learner"])
+
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
+        """Log the losses of the epoch and keep a checkpoint after each validation."""
+        self.loss[stage] = float(stage_loss)
+        if stage == sb.Stage.VALID:
+            train_loss = self.loss.get(sb.Stage.TRAIN, math.nan)
+            self.log.log_stats({"epoch": epoch}, {"loss": train_loss}, {"loss": float(stage_loss)})
+            self.checkpointer.save_and_keep_only(meta={"loss": float(stage_loss)}, num_to_keep=1)
+
+
+def answer(learner: nn.Module, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a learner answers in the live plan, in the numbers of the training."""
+    with torch.inference_mode(), torch.autocast(heard.device.type, torch.bfloat16):
+        found: tuple[Tensor, Tensor, Tensor] = learner(heard, *LIVE)
+    return found
+
+
+def _following(decay: float) -> Any:
+    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
