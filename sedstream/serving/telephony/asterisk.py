@@ -50,7 +50,7 @@ class Asterisk:
 
     async def _serve(self, stream: _Stream) -> None:
         try:
-            await Bridge(stream, AudioSocket(), self._server.legs).run()
+            await Bridge(stream, AudioSocket(), self._server.legs, idle=self._server.idle_seconds).run()
         finally:
             await stream.close()
 

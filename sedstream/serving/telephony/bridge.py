@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from ...errors import BadMessage, SedstreamError, Unavailable
 from ..outbox import LIMIT
-from ..protocol import BROKE_PROTOCOL, DONE, FAILED, TOO_SLOW
+from ..protocol import BROKE_PROTOCOL, DONE, FAILED, IDLE, LEFT, REASONS, TOO_SLOW
 from .call import Audio, Begin, Dialect, Finish, Gap
 from .leg import Leg, Legs
 
@@ -35,8 +35,9 @@ class Socket(Protocol):
 
 
 class Bridge:
-    """One connection of a platform. ``lasting``: the platform comes back when the connection breaks. ``let_in``: asked
-    with the token of the call's ``Begin``, says why not."""
+    """One connection of a platform. ``lasting``: the platform answers before it closes, and comes back when the
+    connection breaks. ``idle``: seconds without a message after which nobody is there. ``let_in``: asked with the token
+    of the call's ``Begin``, says why not."""
 
     def __init__(
         self,
@@ -45,12 +46,14 @@ class Bridge:
         legs: Legs,
         *,
         lasting: bool = False,
+        idle: float | None = None,
         let_in: Callable[[str | None], str | None] | None = None,
     ) -> None:
         self._socket = socket
         self._dialect = dialect
         self._legs = legs
         self._lasting = lasting
+        self._idle = idle
         self._let_in = let_in
         self._leg: Leg | None = None
         self._stream = "not begun"
@@ -81,18 +84,23 @@ class Bridge:
                     self._leg.leave("error" if self._failed else "closed")
 
     async def _read(self) -> None:
+        messages = aiter(self._socket)
         try:
-            async for message in self._socket:
+            while True:
+                async with asyncio.timeout(self._idle):
+                    message = await anext(messages)
                 try:
                     for command in self._dialect.receive(message):
                         await self._obey(command)
                 except SedstreamError as error:
                     self._complain(error)
                 self._flush()
-        except ConnectionClosed:
-            return
-        if self._failed:
-            await asyncio.Event().wait()  # the writer ends the connection once it has sent what is due
+        except TimeoutError:
+            self._close(IDLE, REASONS[IDLE])
+        except (StopAsyncIteration, ConnectionClosed):
+            if not self._failed:
+                return
+        await asyncio.Event().wait()  # the writer ends the connection once it has sent what is due
 
     async def _obey(self, command: Begin | Audio | Gap | Finish) -> None:
         if isinstance(command, Begin):
@@ -120,9 +128,20 @@ class Bridge:
         """What the call has to say, on the event loop."""
         if message["type"] == "error":
             self._complain(Unavailable(message["message"]))
+        elif message["type"] == "session.end" and not self._finishing:
+            self._leave()
         elif not self._failed:
             self._dialect.tell(message)
             self._flush()
+
+    def _leave(self) -> None:
+        """The call was ended from here: the server goes away."""
+        self._finishing = True
+        self._dialect.finished()
+        self._flush()
+        asyncio.get_running_loop().call_later(
+            FAREWELL if self._lasting else 0, self._close, LEFT, "the server goes away"
+        )
 
     def _complain(self, error: SedstreamError) -> None:
         told = error if isinstance(error, BadMessage) else BadMessage(error.code, str(error))

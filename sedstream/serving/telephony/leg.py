@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import BadInput
 from .. import requests
 from ..call import Call
 from .aligned import Aligned, Together
@@ -34,11 +35,10 @@ class Leg:
         self._columns = {channel: column for column, channel in enumerate(analysed)}
         self._aligned = Aligned(len(analysed))
         self._over = asyncio.Event()
-        self._call: Call | None = None
-        if analysed:
-            roles = tuple(begin.roles[channel] for channel in analysed)
-            start = requests.Start("f32le", begin.rate, len(analysed), roles)
-            self._call = Call(server, start, self._say, name)
+        if not analysed:
+            raise BadInput("Bad role 'agent', expected a customer: this server does not analyse agents (--allow-agent)")
+        roles = tuple(begin.roles[channel] for channel in analysed)
+        self._call = Call(server, requests.Start("f32le", begin.rate, len(analysed), roles), self._say, name)
 
     @property
     def position(self) -> int:
@@ -59,15 +59,14 @@ class Leg:
 
     async def finish(self) -> None:
         """No more audio; waits until everything about the call was told."""
-        if self._call is not None:
-            await self._hear(self._aligned.end())
-            self._call.end("closed")
-            await self._over.wait()
+        await self._hear(self._aligned.end())
+        self._call.end("closed")
+        await self._over.wait()
 
     def leave(self, reason: str) -> None:
         """The platform is gone: what was heard is made final for those who watch."""
         self.tell = None
-        if self._call is not None and self._call.code is None:
+        if self._call.code is None:
             for part in self._aligned.end():  # what one channel was ahead of the other, no more
                 if isinstance(part, int):
                     self._call.session.lose(part)
@@ -76,7 +75,6 @@ class Leg:
             self._call.end(reason)
 
     async def _hear(self, parts: Iterator[Together | int]) -> None:
-        assert self._call is not None
         for part in parts:
             if isinstance(part, int):
                 await self._call.obey(requests.Discarded(part))
@@ -86,7 +84,7 @@ class Leg:
     def _say(self, message: dict[str, Any]) -> None:
         if self.tell is not None:
             self.tell(message)
-        if self._call is not None and self._call.code is not None:
+        if message["type"] in ("session.end", "error"):
             self._over.set()
 
 

@@ -32,7 +32,7 @@ def twilio(server: Server, socket: ServerConnection) -> Bridge:
         refusal = server.let_in(socket, token or bearer(headers))
         return refusal.reason if refusal else None
 
-    return Bridge(socket, Twilio(), server.legs, let_in=let_in)
+    return Bridge(socket, Twilio(), server.legs, idle=server.idle_seconds, let_in=let_in)
 
 
 def audiohook(server: Server, socket: ServerConnection) -> Bridge:
@@ -40,7 +40,8 @@ def audiohook(server: Server, socket: ServerConnection) -> Bridge:
     assert socket.request is not None
     headers = socket.request.headers
     names = (headers.get(f"Audiohook-{name}-Id") for name in ("Session", "Organization"))
-    return Bridge(socket, AudioHook(*names, allow_agent=server.allow_agent), server.legs, lasting=True)
+    dialect = AudioHook(*names, allow_agent=server.allow_agent)
+    return Bridge(socket, dialect, server.legs, lasting=True, idle=server.idle_seconds)
 
 
 def api_key(headers: Headers) -> str | None:
