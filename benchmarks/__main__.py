@@ -1,9 +1,9 @@
-"""``python -m benchmarks speed``, ``python -m benchmarks recordings``, ``python -m benchmarks accuracy …``."""
+"""``python -m benchmarks NAME [options]``: one of NAMES, each told by its ``--help``."""
 
 import sys
 from importlib import import_module
 
-NAMES = ("accuracy", "recordings", "speed")
+NAMES = ("accuracy", "capacity", "fuzz", "recordings", "soak", "speed")
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     raise SystemExit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")

@@ -179,10 +179,12 @@ class Session:
         for column, (stream, resampler) in enumerate(zip(self.streams, self._resamplers, strict=True)):
             one = samples[:, column].copy() if len(self.streams) > 1 and samples.shape[1] > 1 else mix(samples)
             stream.write(resampler.push(one), lost=column in packets[0].lost)
+        self._heard += len(samples)
+        behind = len(samples)
         for packet in packets:
-            self._heard += len(packet.samples)
+            behind -= len(packet.samples)
             for lane in self.lanes:
-                lane.arrived(min(lane.stream.written, self._heard * RATE // self.rate), packet.at)
+                lane.arrived(lane.stream.written - -(-behind * RATE // self.rate), packet.at)
 
     def settle(self) -> None:
         """How much of what was taken is answered, and how much makes another block."""

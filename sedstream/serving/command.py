@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 
+from .. import capacity
 from ..zoo import Model, load
-from . import logs
+from . import logs, operation
 from .server import Server
+
+log = logging.getLogger(__name__)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit code."""
     logs.configure(options.log_format)
-    return asyncio.run(_serve(load(options.model, options.device), options))
+    model = load(options.model, options.device)
+    room = options.max_sessions
+    if room is None:
+        room = capacity.capacity(capacity.measure(model))
+        log.info("measured capacity: %d streams that speak all the time", room)
+    return asyncio.run(_serve(model, room, options))
 
 
-async def _serve(model: Model, options: argparse.Namespace) -> int:
+async def _serve(model: Model, max_sessions: int, options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -33,7 +42,9 @@ async def _serve(model: Model, options: argparse.Namespace) -> int:
         loop.add_signal_handler(number, ask, number)
     names = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure")
     settings = {name: getattr(options, name) for name in names}
+    settings |= {"max_sessions": max_sessions, "max_speed": options.max_speed}
     async with Server(model, options.host, options.port, **settings) as server:
         print(f"listening on {server.url}", flush=True)
         await stop.wait()
+        await operation.drain(server, operation.DRAIN_SECONDS)
     return 0
