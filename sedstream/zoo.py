@@ -61,12 +61,20 @@ class Model:
         before = [(None, False)] * len(blocks) if before is None else before
         cpu = self.device.type == "cpu"
         size = self._network.rows(plan) if cpu else BUCKETS[-1]
-        starts = range(0, len(blocks), size)
-        answers = list(
-            (spread if cpu else map)(lambda n: self._part(blocks[n : n + size], before[n : n + size], plan), starts)
+        # Those that begin cost an encoding more, for all of their batch: they go together.
+        order = sorted(range(len(blocks)), key=lambda row: before[row][1])
+        parts = [order[n : n + size] for n in range(0, len(order), size)]
+        answers = (spread if cpu else map)(
+            lambda rows: self._part(blocks[rows], [before[n] for n in rows], plan), parts
         )
-        scores, affect = (np.concatenate([answer[n] for answer in answers]) for n in range(2))
-        return scores, affect, [memory for answer in answers for memory in answer[2]]
+        scores = np.empty((len(blocks), plan.step, len(self.manifest.labels)), np.float32)
+        affect = np.empty((len(blocks), plan.step, 2), np.float32)
+        memories: list[Any] = [None] * len(blocks)
+        for rows, (some_scores, some_affect, some_memories) in zip(parts, answers, strict=True):
+            scores[rows], affect[rows] = some_scores, some_affect
+            for row, memory in zip(rows, some_memories, strict=True):
+                memories[row] = memory
+        return scores, affect, memories
 
     def _part(self, blocks: Array, before: Sequence[Before], plan: Plan) -> tuple[Array, Array, list[Any]]:
         if self.device.type != "cpu":

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from sedstream.encoders.heads import FrameHead
+from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput, BadModel
+from sedstream.events import Update
 from sedstream.grid import HOP
 from sedstream.manifest import Manifest, find, installed, read
+from sedstream.stream import Stream
+from sedstream.tick import tick
+from sedstream.training.publish import publish
 from sedstream.zoo import Model, load
 
 
@@ -42,7 +49,7 @@ def test_a_folder_is_a_model(folder: Path, model: Model, speech: NDArray[np.floa
     copy = load(folder)
     plan = copy.manifest.plan("live")
     block = speech[: plan.window * HOP][None]
-    for ours, theirs in zip(model(block, plan), copy(block, plan), strict=True):
+    for ours, theirs in zip(model(block, plan)[:2], copy(block, plan)[:2], strict=True):
         assert np.array_equal(ours, theirs)
 
 
@@ -50,7 +57,7 @@ def test_the_answer_is_a_distribution_and_rows_are_independent(model: Model, spe
     plan = model.manifest.plan("live")
     width = plan.window * HOP
     blocks = np.stack([speech[n * 5000 : n * 5000 + width] for n in range(5)])
-    scores, affect = model(blocks, plan)
+    scores, affect, _ = model(blocks, plan)
     assert scores.shape == (5, plan.step, len(model.manifest.labels))
     assert affect.shape == (5, plan.step, 2)
     assert np.allclose(np.exp(scores).sum(-1), 1, atol=1e-5)
@@ -58,6 +65,39 @@ def test_the_answer_is_a_distribution_and_rows_are_independent(model: Model, spe
     alone = model(blocks[3:4], plan)
     assert np.array_equal(alone[0][0], scores[3])
     assert np.array_equal(alone[1][0], affect[3])
+
+
+def test_a_windowed_model(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    """The other kind: no memory, the block brings its context; its sessions too do not depend on their packets."""
+    torch.manual_seed(0)
+    encoder = {"mels": 80, "width": 64, "heads": 4, "layers": 2, "outputs": [1, 2], "positions": 200}
+    head = {"features": 128, "outputs": 2, "width": 24, "hidden": 16}
+    table = {
+        "name": "tiny", "version": "1", "family": "whisper", "kind": "windowed", "licence": "CC0-1.0",
+        "labels": ["neutral", "angry"], "temperature": 1.0, "encoder": encoder, "head": head,
+        "plans": {"live": {"left": 104, "step": 16, "right": 16}},
+        "vad": {"threshold": 0.4, "release": 0.25, "min_speech": 8, "min_silence": 25},
+        "decoder": {"switch": 256, "pause": 64, "min_duration": 10, "lag": 50},
+    }  # fmt: skip
+    publish(tmp_path / "tiny", table, WhisperEncoder(**encoder), FrameHead(labels=2, **head))
+    model = load(tmp_path / "tiny")
+    plan = model.manifest.plan("live")
+    blocks = np.stack([speech[n * 5000 : n * 5000 + plan.window * HOP] for n in range(5)])
+    scores, _, memories = model(blocks, plan)
+    assert memories == [None] * 5
+    assert np.array_equal(model(blocks[3:4], plan)[0][0], scores[3])
+    answers = []
+    for packet in (160, 12_345):
+        stream = Stream(model.manifest)
+        for start in range(0, 80_000, packet):
+            stream.write(speech[start : min(80_000, start + packet)])
+            tick(model, [stream])
+        stream.close()
+        while not stream.done:
+            tick(model, [stream])
+        answers.append([event for event in stream.events() if not isinstance(event, Update)])
+    assert len(answers[0]) > 2
+    assert answers[0] == answers[1]
 
 
 def test_level_does_not_matter(model: Model, speech: NDArray[np.float32]) -> None:
@@ -71,7 +111,7 @@ def test_level_does_not_matter(model: Model, speech: NDArray[np.float32]) -> Non
 
 def test_silence_gives_finite_answers(model: Model) -> None:
     plan = model.manifest.plan("live")
-    scores, affect = model(np.zeros((1, plan.window * HOP), np.float32), plan)
+    scores, affect, _ = model(np.zeros((1, plan.window * HOP), np.float32), plan)
     assert np.isfinite(scores).all()
     assert np.isfinite(affect).all()
 
