@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-agent", action="store_true", help="analyse channels with role agent too: in the EU mostly forbidden"
     )
     serve.add_argument("--insecure", action="store_true", help="listen beyond this machine without --tokens")
+    serve.add_argument("--audiosocket", type=int, metavar="PORT", help="take Asterisk's calls on this TCP port")
     serve.add_argument(
         "--max-sessions",
         type=_room,

@@ -7,11 +7,13 @@ import asyncio
 import logging
 import os
 import signal
+from contextlib import AsyncExitStack
 
 from .. import capacity
 from ..zoo import Model, load
 from . import logs, operation
 from .server import Server
+from .telephony.asterisk import Asterisk
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,12 @@ async def _serve(model: Model, max_sessions: int, options: argparse.Namespace) -
     names = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure")
     settings = {name: getattr(options, name) for name in names}
     settings |= {"max_sessions": max_sessions, "max_speed": options.max_speed}
-    async with Server(model, options.host, options.port, **settings) as server:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(model, options.host, options.port, **settings))
+        if options.audiosocket is not None:
+            asterisk = Asterisk(server, options.host, options.audiosocket, insecure=options.insecure)
+            await stack.enter_async_context(asterisk)
+            print(f"listening for AudioSocket on port {asterisk.port}", flush=True)
         print(f"listening on {server.url}", flush=True)
         await stop.wait()
         await operation.drain(server, operation.DRAIN_SECONDS)
