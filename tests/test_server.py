@@ -18,9 +18,8 @@ from sedstream.audio import pcm
 from sedstream.audio.files import open_recording
 from sedstream.commands import row_of
 from sedstream.errors import BadInput, BadMessage, Unavailable
+from sedstream.serving.call import choose_plan
 from sedstream.serving.client import Client, stream_recording
-from sedstream.serving.connection import choose_plan
-from sedstream.serving.outbox import Outbox
 from sedstream.serving.server import Server
 from sedstream.zoo import Model
 
@@ -199,6 +198,15 @@ BAD = [
     ([START | {"labels": ["neutral", "cross"]}], "bad_input", 1008),
     ([START | {"labels": "neutral"}], "bad_value", 1008),
     ([START | {"events": ["everything"]}], "bad_value", 1008),
+    ([START | {"alerts": [{"name": "a", "label": "angry"}]}], "bad_value", 1008),
+    ([START | {"alerts": {}}], "bad_value", 1008),
+    ([START | {"resume": "token"}], "bad_value", 1008),
+    ([START | {"resume": {"token": "x", "seq": -2}}], "bad_value", 1008),
+    ([START | {"resume": {"token": "x", "seq": 0}}], "unknown_session", 1008),
+    ([{"type": "analysis.pause"}], "no_session", 1008),
+    ([START, {"type": "discarded"}], "bad_value", 1008),
+    ([START, {"type": "discarded", "samples": 0}], "bad_value", 1008),
+    ([START, {"type": "discarded", "samples": 3600 * 16000 + 1}], "bad_value", 1008),
     ([START, START], "already_started", 1008),
     ([START, b"\0" * 641], "bad_audio", 1008),
     ([START | {"audio": {"encoding": "f32le"}}, np.array([np.nan], "<f4").tobytes()], "bad_audio", 1008),
@@ -250,7 +258,7 @@ def test_connections_that_break(model: Model, clip: Path) -> None:
     """Dropped in the middle of a session, of a message and of the handshake: gone, and nobody else notices."""
 
     async def run() -> None:
-        async with Server(model, port=0) as server:
+        async with Server(model, port=0, resume_seconds=0) as server:
             good = asyncio.create_task(rows_over_the_wire(server.url, clip, 0.05))
             host, port = server.url.removeprefix("ws://").split("/")[0].split(":")
             for _ in range(3):
@@ -308,30 +316,6 @@ def test_a_client_that_never_reads_is_cut_and_hurts_nobody(model: Model, clip: P
             assert await good == rows_offline(clip, model)
 
     asyncio.run(run())
-
-
-def test_the_outbox_keeps_finals_and_coalesces_the_rest() -> None:
-    box = Outbox(limit=10)
-    for revision in range(50):
-        box.put({"type": "emotion.update", "channel": 0, "seg": 3, "rev": revision})
-        box.put({"type": "emotion.update", "channel": 0, "seg": 4, "rev": revision})
-        box.put({"type": "emotion.update", "channel": 1, "seg": 4, "rev": revision})
-        box.put({"type": "flow", "queued": revision})
-    box.put({"type": "emotion.update", "channel": 0, "seg": 3, "rev": 50})
-    kept = [box.take() for _ in range(len(box))]
-    assert [(m["type"], m.get("channel"), m.get("seg"), m.get("rev")) for m in kept] == [
-        ("emotion.update", 1, 4, 49),
-        ("flow", None, None, None),
-        ("emotion.update", 0, 3, 50),
-    ]
-    for number in range(10):
-        box.put({"type": "emotion.final", "channel": 0, "seg": number})
-    box.put({"type": "arousal", "channel": 0})
-    assert len(box) == 10
-    assert not box.full
-    box.put({"type": "emotion.final", "channel": 0, "seg": 10})
-    assert box.full
-    assert len(box) == 11
 
 
 def test_port_in_use_and_foreign_hosts(model: Model) -> None:

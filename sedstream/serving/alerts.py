@@ -231,8 +231,6 @@ def _parse_rule(table: object, number: int) -> Rule:
     if threshold is None:
         raise _bad(name, "threshold", None, "a number from 0 to 1")
     release = _number(table, name, "release", threshold)
-    if release is not None and release > threshold:
-        raise _bad(name, "release", release, f"at most the threshold {threshold:g}")
     duration = _number(table, name, "min_duration", 3600.0)
     return replace(
         Rule(name, label, track, threshold, role=role),
@@ -256,4 +254,4 @@ def _bad(name: str, field: str, value: object, expected: str) -> BadInput:
 
 
 def _short(value: object) -> str:
-    return repr(value)[:80] if isinstance(value, (str, bool, float, type(None))) else type(value).__name__
+    return repr(value)[:80] if isinstance(value, (str, int, float, type(None))) else type(value).__name__

@@ -66,7 +66,8 @@ class Outbox:
         self._waiting.append(letter)
 
     def put_first(self, letter: Letter) -> None:
-        """Before everything that waits."""
+        """Before everything that waits, in place of the last of its kind."""
+        self._waiting = deque(old for old in self._waiting if not _replaces(letter, old))
         self._waiting.appendleft(letter)
 
     def take(self) -> str:
