@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +17,17 @@ NOBODY = 65534
 
 # Everything is imported and loaded first: this user need not be able to read Python itself.
 START = f"""
-import os, sys
+import contextlib, io, json, os, sys
 import soundfile, sedstream.folders, sedstream.progress, sedstream.scoring, sedstream.exports.jsonl
 from sedstream.cli import main
 sedstream.load()
 if os.geteuid() == 0:
     os.seteuid({NOBODY})
-sys.exit(main(sys.argv[1:]))
+for line in json.loads(sys.argv[1]):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        code = main(line)
+    print(json.dumps([code, errors.getvalue()]))
 """
 
 
@@ -37,6 +42,11 @@ def readable_by_nobody() -> Iterator[Path]:
                 os.chmod(Path(place, folder), 0o700)
 
 
-def as_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", START, *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+def as_nobody(*lines: Sequence[str | Path]) -> list[tuple[int, str]]:
+    """Exit code and standard error of each command line."""
+    given = json.dumps([[str(word) for word in line] for line in lines])
+    result = subprocess.run(
+        [sys.executable, "-c", START, given], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return [tuple(json.loads(line)) for line in result.stdout.splitlines()]

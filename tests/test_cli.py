@@ -127,6 +127,26 @@ def test_score(clip: Path, tmp_path: Path) -> None:
     fails(sedstream("score", tmp_path / "rttm", "missing.rttm"), "missing.rttm")
 
 
+def test_zed_by_one_command(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    zed, out = tmp_path / "ZED", tmp_path / "answers"
+    (zed / "spk1").mkdir(parents=True)
+    entry = {"duration": "4.0", "emotion": [{"emo": "sad", "start": 1.0, "end": 3.0}], "transcription": "oh"}
+    for name in ("spk1_1", "spk1_2"):
+        soundfile.write(zed / "spk1" / f"{name}.wav", speech[: 4 * 16_000], 16_000)
+    layout = {name: {"wav": f"datafolder/spk1/{name}.wav"} | entry for name in ("spk1_1", "spk1_2")}
+    (zed / "ZED.json").write_text(json.dumps(layout))
+    result = sedstream("score", zed, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["files"], found["seconds"]) == (2, 8.0)
+    labels = ["--labels", "neutral,happy,sad,angry"]
+    assert sedstream("diarize", zed, "--out", out, *labels).returncode == 0
+    assert json.loads(sedstream("score", zed, out, "--json", *labels).stdout) == found
+    (zed / "spk1" / "spk1_2.wav").unlink()
+    fails(sedstream("score", zed), "spk1_2.wav")
+    fails(sedstream("score", out), "expected ZED's folder, or a hypothesis beside it")
+
+
 def test_demo_models_and_version() -> None:
     result = sedstream("demo")
     assert result.returncode == 0, result.stderr

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import sedstream
+from sedstream import progress
 from sedstream.errors import BadInput, Unavailable
 from sedstream.exports import formats, plot
 from sedstream.folders import AnswerFolder, Totals
@@ -222,30 +226,54 @@ def test_what_cannot_be_read_or_written_is_told() -> None:
         (folder / "sealed").chmod(0o555)
         (folder / "out").mkdir()
         (folder / "out").chmod(0o777)
-        for path, culprit in (
-            ("shut", "Bad folder '{}/shut'"),
-            ("deep", "Bad folder '{}/deep/shut'"),
-            ("list.txt", "Bad list '{}/list.txt'"),
-            ("shut/call.flac", "Bad file '{}/shut/call.flac'"),
-        ):
-            result = as_nobody("diarize", folder / path)
-            assert result.returncode == 2
-            assert result.stderr.startswith(f"sedstream: {culprit.format(folder)}, expected ")
-            assert result.stderr.endswith(": Permission denied\n")
-            assert result.stderr.count("\n") == 1
-        result = as_nobody("diarize", folder / "calls" / "open.flac", "--out", f"{folder}/sealed/")
-        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-        assert result.stderr.startswith(
-            f"sedstream: Bad output '{folder}/sealed/open.jsonl', expected a file that can be"
+        culprits = {
+            "shut": "Bad folder '{}/shut', expected one that can be read",
+            "deep": "Bad folder '{}/deep/shut', expected one that can be read",
+            "list.txt": "Bad list '{}/list.txt', expected one that can be read",
+            "shut/call.flac": "Bad file '{}/shut/call.flac', expected a readable recording",
+        }
+        *unread, unwritten, some = as_nobody(
+            *(["diarize", folder / path] for path in culprits),
+            ["diarize", folder / "calls" / "open.flac", "--out", f"{folder}/sealed/"],
+            ["diarize", folder / "calls", folder / "shut" / "call.flac", "--out", f"{folder}/out/"],
         )
+        for (code, errors), culprit in zip(unread, culprits.values(), strict=True):
+            assert (code, errors) == (2, f"sedstream: {culprit.format(folder)}: Permission denied\n")
+        bad = f"sedstream: Bad output '{folder}/sealed/open.jsonl', expected a file that can be written"
+        assert unwritten == (2, f"{bad}: Permission denied\n")
         assert not tree(folder / "sealed")
-        result = as_nobody("diarize", folder / "calls", folder / "shut" / "call.flac", "--out", f"{folder}/out/")
-        assert result.returncode == 1, result.stderr
-        assert "1 done, 0 unchanged, 2 failed" in result.stderr
+        assert some[0] == 1
+        assert "1 done, 0 unchanged, 2 failed" in some[1]
         with (folder / "out" / "errors.csv").open() as file:
             reasons = [row["error"] for row in csv.DictReader(file)]
         assert len(reasons) == 2
         assert all(reason.endswith("Permission denied") for reason in reasons)
+
+
+def test_progress_on_a_terminal_and_elsewhere(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files, hours of audio, times real time and time left."""
+    master, terminal = pty.openpty()
+    line = [sys.executable, "-m", "sedstream", "diarize", str(calls), "--out", f"{tmp_path}/answers/"]
+    with subprocess.Popen(line, stderr=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}) as process:
+        os.close(terminal)
+        seen = b""
+        with suppress(OSError):  # Linux: the other end of a terminal that is closed is an error, not an end
+            while part := os.read(master, 65536):
+                seen += part
+    os.close(master)
+    assert process.returncode == 0
+    shown = seen.decode()
+    assert re.search(r"4/4 files, 0\.00 h, \d+x real time", shown)
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", shown)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    with progress.FolderProgress(quiet=False) as plain:
+        plain.show(Totals(8, done=3, skipped=1, seconds=7200.0))
+    assert re.fullmatch(r"sedstream: 4/8 files, 2\.00 h, \d+x real time, \d+ s left\n", capsys.readouterr().err)
+    with progress.FolderProgress(quiet=True) as silent:
+        silent.show(Totals(8, done=3, seconds=7200.0))
+    assert capsys.readouterr().err == ""
 
 
 def test_pictures(calls: Path, tmp_path: Path, model: Model) -> None:

@@ -411,12 +411,9 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with readable_by_nobody() as folder:
         (folder / "call.rttm").write_text(RTTM.format(file="call", start=0, length=1, emotion="sad"))
         (folder / "deep").mkdir(0o000)
-        result = as_nobody("score", folder, folder)
-        assert result.returncode == 2
-        assert (
-            result.stderr
-            == f"sedstream: Bad folder '{folder}/deep', expected one that can be read: Permission denied\n"
-        )
+        ((code, errors),) = as_nobody(["score", folder, folder])
+    assert code == 2
+    assert errors == f"sedstream: Bad folder '{folder}/deep', expected one that can be read: Permission denied\n"
 
 
 def test_one_recording_in_two_files(put: Put, tmp_path: Path) -> None:
