@@ -20,7 +20,7 @@ from wire import CLOSE, START, check, check_numbering, everything
 import sedstream
 from sedstream.audio import pcm
 from sedstream.commands import row_of
-from sedstream.errors import BadInput, Unavailable
+from sedstream.errors import BadInput, BadMessage, Unavailable
 from sedstream.serving import guarded, tokens
 from sedstream.serving.client import Client
 from sedstream.serving.server import Server
@@ -264,7 +264,19 @@ def test_slow_handshakes(model: Model, speech: Array, keys: Keys) -> None:
         async with Client(server.url, token=keys.good) as client:
             assert client.ready["type"] == "session.ready"
         told = await asyncio.wait_for(asyncio.gather(*(reader.read() for reader, _ in crowd[:50])), 2)
-        assert all(data.startswith(b"HTTP/1.1 408 ") for data in told)
+        assert all(data.startswith(b"HTTP/1.1 408 ") and b"sooner, others wait" in data for data in told)
+        for _, writer in crowd:
+            writer.transport.abort()
+        # A dialect that brings its token later is let in later: until then it takes no place either.
+        crowd = [
+            await asyncio.open_connection("127.0.0.1", port_of(server.url)) for _ in range(guarded.MAX_WAITING + 50)
+        ]
+        for _, writer in crowd:
+            writer.write(request("/v1/twilio"))
+        async with Client(server.url, token=keys.good) as client:
+            assert client.ready["type"] == "session.ready"
+        ended = await asyncio.wait_for(asyncio.gather(*(reader.read() for reader, _ in crowd[:40])), 5)
+        assert all(data.split(b" ")[1] in (b"101", b"408") for data in ended)
         for _, writer in crowd:
             writer.transport.abort()
 
@@ -429,6 +441,37 @@ async def _negotiated(url: str, version: ssl.TLSVersion) -> str:
     found: str = writer.get_extra_info("ssl_object").version()
     writer.transport.abort()
     return found
+
+
+def test_the_agent_is_not_analysed(model: Model, speech: Array) -> None:
+    """Whatever the case of its role: told in ``session.ready``, and no event is of its channel."""
+    stereo = np.stack([speech[:96_000], speech[::-1][:96_000]], axis=1)
+    rows = list(sedstream.diarize(stereo, rate=16_000, model=model, plan="live", channels="split").rows())
+
+    async def finals(url: str, *roles: str) -> tuple[list[int], list[tuple[int, str, float, float]]]:
+        async with Client(url, channels=len(roles), roles=roles, encoding="f32le") as client:
+            await client.send(stereo[:, : len(roles)])
+            await client.close()
+            messages = [message async for message in client]
+        told = [message for message in messages if "channel" in message]
+        assert {message["channel"] for message in told} <= set(client.ready["analysed"])
+        found = [message for message in told if message["type"] == "emotion.final"]
+        return client.ready["analysed"], sorted((m["channel"], m["emotion"], m["start"], m["end"]) for m in found)
+
+    expected = sorted((row["channel"], row["emotion"], row["start"], row["end"]) for row in rows)
+    assert {channel for channel, *_ in expected} == {0, 1}
+
+    async def go() -> None:
+        async with Server(model, port=0) as server:
+            for roles, kept in ((("customer", "Agent"), 0), (("AGENT", "customer"), 1)):
+                only = [row for row in expected if row[0] == kept]
+                assert await finals(server.url, *roles) == ([kept], only)
+            with pytest.raises(BadMessage, match="Bad role 'agent', expected a customer"):
+                await finals(server.url, "agent")
+        async with Server(model, port=0, allow_agent=True) as server:
+            assert await finals(server.url, "customer", "agent") == ([0, 1], expected)
+
+    asyncio.run(go())
 
 
 def test_where_it_listens(model: Model, keys: Keys) -> None:
