@@ -27,9 +27,9 @@ def two_sides(seconds: float = 12.0) -> Array:
     first, second = (soundfile.read(DEMO / f"austen-{n}.flac", dtype="float32")[0][::2] for n in (1, 2))
     count = round(seconds * 50) * CHUNK
     sides = np.zeros((count, 2), np.float32)
-    turn = 4 * 8000
+    turn = 2 * 8000
     for start in range(0, count, 2 * turn):
-        for side, clip, since, until in ((0, first, 0, turn + 4000), (1, second, turn, 2 * turn)):  # 0.5 s overlap
+        for side, clip, since, until in ((0, first, 0, turn + 2000), (1, second, turn, 2 * turn)):  # 0.25 s overlap
             span = np.arange(start + since, min(start + until, count))
             sides[span, side] = clip[(start // 2 + span - start - since) % len(clip)]
     return sides
