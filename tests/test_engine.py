@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import sedstream
+from sedstream.audio.resample import Resampler
 from sedstream.engine import Delivery, Engine, Session
 from sedstream.errors import BadInput, Unavailable
 from sedstream.events import End, Event, Final, Gap, Update
@@ -145,3 +147,134 @@ def test_bad_sessions(model: Model) -> None:
             engine.open(1000)
     with pytest.raises(Unavailable, match="expected a running engine"):
         engine.open()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_who_came_first_changes_nothing(order: tuple[int, ...], model: Model, speech: Array) -> None:
+    parts = [speech[n * 32_000 : n * 32_000 + 48_000] for n in range(3)]
+    post = Post()
+    with Engine(model, post) as engine:
+        sessions = {n: engine.open() for n in order}
+        for n in order:
+            for first in range(0, 48_000, 1600 * (1 + n)):
+                sessions[n].write(parts[n][first : min(48_000, first + 1600 * (1 + n))])
+            sessions[n].close()
+        post.wait(*sessions.values())
+    for n, part in enumerate(parts):
+        assert [post.of(sessions[n])] == offline(part, 16_000, model)
+
+
+@pytest.mark.parametrize(("rate", "packet"), [(8000, 160), (8000, 1), (16_000, 777), (44_100, 441), (48_000, 960)])
+def test_the_packet_that_completes_a_block_wakes_the_engine(rate: int, packet: int, model: Model) -> None:
+    """Each block is answered with no audio behind it, though most packets wake nobody."""
+    plan = model.manifest.plan("live")
+    answered: queue.Queue[float] = queue.Queue()
+    resampler, completed = Resampler(rate), 0
+    packets = iter(np.random.default_rng(1).normal(0, 0.01, (4 * rate // packet, packet)).astype(np.float32))
+
+    def deliver(deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            if delivery.came is not None:
+                answered.put(delivery.came)
+
+    with Engine(model, deliver) as engine:
+        session = engine.open(rate)
+        for block in range(3):
+            while completed < plan.span(block)[1]:
+                before = engine.clock()
+                samples = next(packets)
+                completed += len(resampler.push(samples))
+                session.write(samples)
+            came = answered.get(timeout=30)
+            assert before <= came <= engine.clock(), "it came with the last packet"
+            assert answered.empty()
+
+
+def test_live_calls_come_before_files(model: Model) -> None:
+    """Six files that have come at once, and a call: whenever its audio completes a block, the next tick answers it."""
+    noise = np.random.default_rng(1).normal(0, 0.001, 800_000).astype(np.float32)  # silence costs little
+    step = model.manifest.plan("live").step * 320
+    ready = model.manifest.plan("live").span(0)[1]
+    order: list[list[Session]] = []
+    asked: list[int] = []
+    done = queue.Queue[None]()
+
+    def deliver(deliveries: list[Delivery]) -> None:
+        """Between two ticks: as soon as each file has had a block, the call speaks, and so again for each answer."""
+        order.append([d.session for d in deliveries if d.came is not None])
+        if len(order) == 10:  # every file was served by then, on up to 16 cores and on one
+            live.write(noise[:ready])
+        elif len(order) > 10 and live in order[-1]:
+            live.write(noise[:step])
+        else:
+            return
+        asked.append(len(order))
+        if len(asked) == 6:
+            done.put(None)
+
+    # The clock stands: what counts is the order, not how fast this machine is.
+    engine = Engine(model, deliver, clock=lambda: 0.0)
+    files = [engine.open() for _ in range(6)]
+    live = engine.open()
+    for file in files:
+        file.write(noise)
+    with engine:
+        done.get(timeout=120)
+    assert set(files) == {session for tick in order[:10] for session in tick}, "the files are not starved"
+    assert asked[:6] == list(range(10, 16)), "each block of the call was answered by the very next tick"
+    for tick in order:
+        assert len(tick) == len(set(tick)), "one block of each stream"
+
+
+def test_a_file_is_answered_no_faster_than_allowed(model: Model, speech: Array) -> None:
+    post = Post()
+    blocks: list[int] = []
+    began = time.monotonic()
+    with Engine(model, post, max_speed=10, on_tick=lambda count, seconds: blocks.append(count)) as engine:
+        session = engine.open()
+        session.write(speech[:80_000])
+        session.close()
+        post.wait(session)
+    assert time.monotonic() - began >= (sum(blocks) - 2) * 0.32 / 10
+    assert sum(blocks) == -(-80_000 // (16 * 320))
+    assert [post.of(session)] == offline(speech[:80_000], 16_000, model)
+
+
+def test_no_more_streams_than_there_is_room_for(model: Model, speech: Array) -> None:
+    post = Post()
+    with Engine(model, post, capacity=3) as engine:
+        first = engine.open(8000, 2, split=True)
+        second = engine.open()
+        with pytest.raises(Unavailable, match="expected fewer than 3") as full:
+            engine.open()
+        assert full.value.code == "full"
+        first.abort()
+        third = engine.open(8000, 2, split=True)
+        with pytest.raises(Unavailable):
+            engine.open()
+        second.write(speech[:16_000])
+        second.close()
+        post.wait(second)
+        third.abort()
+        assert engine.streams == 0
+    assert [post.of(second)] == offline(speech[:16_000], 16_000, model)
+
+
+def test_a_model_that_fails_is_told_to_everybody(model: Model, speech: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    post = Post()
+    with Engine(model, post) as engine:
+        with monkeypatch.context() as broken:
+            broken.setattr(model, "silero", None)
+            sessions = [engine.open(), engine.open()]
+            for session in sessions:
+                session.write(speech[:32_000])
+            post.wait(*sessions)
+        assert all(isinstance(post.errors[id(session)], Unavailable) for session in sessions)
+        assert engine.failing
+        assert not engine.sessions
+        healed = engine.open()
+        healed.write(speech[:32_000])
+        healed.close()
+        post.wait(healed)
+        assert not engine.failing
+    assert [post.of(healed)] == offline(speech[:32_000], 16_000, model)
