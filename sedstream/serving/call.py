@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine import Delivery, Session
 from ..errors import BadInput, BadModel, Unavailable
-from ..events import End, Event, Gap, to_wire
+from ..events import End, Event, Flushed, Gap, to_wire
 from ..grid import RATE, seconds
 from ..manifest import Manifest
 from .alerts import Alert, Alerts
@@ -153,19 +153,20 @@ class Call:
 
     def deliver(self, delivery: Delivery) -> None:
         """Event loop: what a tick had for this session."""
-        by_channel: dict[int, list[Event]] = {}
+        block: dict[int, list[Event]] = {}
         for number, event in delivery.events:
             channel = self._channels[number]
-            by_channel.setdefault(channel, []).append(event)
+            if isinstance(event, Flushed):  # everything before it is told before it
+                self._judge(channel, block.pop(channel, []))
+            block.setdefault(channel, []).append(event)
             if isinstance(event, End):
                 self._ends.append(event)
             elif isinstance(event, Gap):
                 self._lost(channel, event)
             else:
                 self._tell(channel, to_wire(event, self._stream.labels))
-        for channel, events in by_channel.items():
-            for alert in self._alerts.hear(channel, events):
-                self._alarm(channel, alert)
+        for channel, events in block.items():
+            self._judge(channel, events)
         if not self._losing or delivery.done:
             for channel in list(self._gaps):
                 self._tell(channel, to_wire(self._gaps.pop(channel), ()))
@@ -178,6 +179,11 @@ class Call:
             self._send(self._end(self._reason))
             self._over(LEFT if self._reason == SHUTDOWN else DONE)
         self._room.set()
+
+    def _judge(self, channel: int, events: list[Event]) -> None:
+        """Tell the alerts that follow from the events of a block."""
+        for alert in self._alerts.hear(channel, events):
+            self._alarm(channel, alert)
 
     async def _discard(self, count: int) -> None:
         """Zeros for ``count`` samples, a second at a time: an hour of them must not stand in memory."""
