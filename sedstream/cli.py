@@ -97,6 +97,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="times real time that a session is answered at most (%(default)s)",
     )
+    serve.add_argument("--alerts", metavar="FILE", help="TOML with rules [[alert]] and where to post them [[webhook]]")
+    serve.add_argument(
+        "--resume-seconds",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="how long a session waits for a client whose connection broke, 0: not at all (%(default)s)",
+    )
+    serve.add_argument(
+        "--idle-seconds",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="when a connection that sends nothing is closed, 0: never (%(default)s)",
+    )
     serve.set_defaults(run=commands.serve)
 
     tokens = verbs.add_parser("tokens", help="list or add the tokens that open a server")
@@ -114,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--speed", type=float, default=1.0, help="1: as a call; 0: as fast as the server takes it")
     stream.add_argument("--token-file", metavar="FILE", help="file that holds the token, where the server wants one")
     stream.add_argument("--tls-ca", metavar="FILE", help="PEM of who signed its certificate, if not known here")
+    stream.add_argument("--reconnect", action="store_true", help="go on when the connection breaks")
     stream.add_argument("--packet", type=_positive, default=0.1, metavar="S", help="seconds a packet (%(default)s)")
     stream.add_argument("--plan", default="live", help="plan of the server's model (%(default)s)")
     _add_labels(stream)
@@ -189,6 +205,10 @@ def _room(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected 1 or more, or auto")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    return 0.0 if text == "0" else _positive(text)
 
 
 def _names(text: str) -> list[str]:

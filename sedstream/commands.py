@@ -219,6 +219,7 @@ def stream(options: argparse.Namespace) -> int:
                 labels=options.labels,
                 token=token,
                 tls_ca=options.tls_ca,
+                reconnect=options.reconnect,
                 progress=progress.add(recording.path.name, seconds, 0, 1),
             )
             async for message in messages:
