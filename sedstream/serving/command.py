@@ -42,9 +42,9 @@ async def _serve(model: Model, max_sessions: int, options: argparse.Namespace) -
 
     for number in signals:
         loop.add_signal_handler(number, ask, number)
-    names = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure", "alerts")
-    names += ("resume_seconds", "idle_seconds")
-    settings = {name: getattr(options, name) for name in names}
+    access = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure")
+    wire = ("alerts", "resume_seconds", "idle_seconds")
+    settings = {name: getattr(options, name) for name in (*access, *wire)}
     settings |= {"max_sessions": max_sessions, "max_speed": options.max_speed}
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(model, options.host, options.port, **settings))
