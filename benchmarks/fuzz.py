@@ -134,7 +134,7 @@ def _packet(kind: int, payload: bytes) -> bytes:
 
 def mutate(messages: list[Any], random: Random) -> Iterator[Message]:
     """The dialogue as it arrives after something went wrong with it."""
-    often = random.choice((0.0, 0.05, 0.3, 1.0))
+    often = random.choice((0.05, 0.2, 0.5, 1.0))
     for message in messages:
         if random.random() >= often:
             yield message if isinstance(message, bytes) else json.dumps(message)

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from telephone import CHUNK, CONVERSATION, Genesys, duration, mulaw, offer, packet, signed, twilio, two_sides
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import sedstream
@@ -295,8 +296,7 @@ def test_an_audiohook_call_goes_on_after_its_connection_broke(model: Model, code
     assert [message["type"] for message in heard].count("session.ready") == 1
 
 
-def test_a_call_that_nobody_goes_on_with_ends(model: Model, coded: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sedstream.serving.telephony.leg.LINGER", 0.2)
+def test_a_call_that_nobody_goes_on_with_ends(model: Model, coded: bytes) -> None:
     client = Genesys()
 
     async def talk(url: str) -> None:
@@ -309,13 +309,37 @@ def test_a_call_that_nobody_goes_on_with_ends(model: Model, coded: bytes, monkey
             socket.transport.abort()
 
     async def run() -> Rows:
-        async with serving(model) as (_, url):
+        async with serving(model, resume_seconds=0.2) as (_, url):
             return await watched(url, None, talk(url))
 
     heard = asyncio.run(run())
     assert heard[-1]["type"] == "session.end"
     assert heard[-1]["reason"] == "lost"
     assert heard[-1]["duration"] == 5.0
+
+
+def test_nobody_goes_on_with_the_call_of_another(model: Model, coded: bytes, tmp_path: Path) -> None:
+    """Whoever knows a session's name but has another token begins a call of its own."""
+    path = tmp_path / "tokens.toml"
+    keys = [tokens.add(path, name, scopes=["stream"]) for name in ("one", "two")]
+    first, second = Genesys(), Genesys()
+
+    async def run() -> dict[str, Any]:
+        async with serving(model, tokens=path) as (server, url):
+            async with connect(url + "/v1/audiohook", additional_headers={"X-API-KEY": keys[0]}) as socket:
+                await socket.send(first.open(offer()))
+                await socket.send(coded[:16_000])
+                await until(lambda: any(call.received == 8000 for call in server.sessions.values()))
+                socket.transport.abort()
+            await until(lambda: server.legs._parked)
+            async with connect(url + "/v1/audiohook", additional_headers={"X-API-KEY": keys[1]}) as socket:
+                continued = {"id": first.id, "serverseq": 1, "clientseq": 1}
+                await socket.send(second.open(offer(), continuedSessions=[continued]))
+                opened = second.hear(await socket.recv())
+                assert len({call.name for call in server.sessions.values()}) == 2
+                return opened
+
+    assert "discardTo" not in asyncio.run(run())["parameters"]
 
 
 def test_an_asterisk_call_gives_the_segments_of_the_file(model: Model, sides: Array) -> None:
@@ -489,7 +513,7 @@ def test_who_may_come_in(model: Model, coded: bytes, tmp_path: Path) -> None:
             headers = {"Authorization": f"Bearer {caller}"}
             assert (await speak(url + "/v1/twilio", plain, additional_headers=headers))[0] == 1000
 
-            async def opened(headers: dict[str, str], client: Genesys) -> str:
+            async def opened(headers: dict[str, str] | Headers, client: Genesys) -> str:
                 async with connect(url + "/v1/audiohook", additional_headers=headers) as socket:
                     await socket.send(client.open(offer()))
                     message = json.loads(await socket.recv())
@@ -501,6 +525,9 @@ def test_who_may_come_in(model: Model, coded: bytes, tmp_path: Path) -> None:
                 return caught.value.response.status_code
 
             assert await opened({"X-API-KEY": caller}, Genesys()) == "opened"
+            twice = Headers({"X-API-KEY": caller, "Audiohook-Session-Id": "7"})
+            twice["Audiohook-Session-Id"] = "8"
+            assert await opened(twice, Genesys()) == "disconnectwrong_session"
             assert await status({}) == 401
             assert await status({"X-API-KEY": "sed_wrong"}) == 401
             assert await status({"X-API-KEY": other}) == 403

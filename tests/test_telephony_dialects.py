@@ -165,6 +165,8 @@ def test_twilio_roles_and_tracks() -> None:
     assert Line(Twilio()).send(messages).begin.roles == ("customer",)
     messages[1]["start"]["customParameters"] = {"outbound": "boss"}
     assert Line(Twilio()).code(messages[1]) == ("bad_value", True)
+    messages[1]["start"] |= {"customParameters": {}, "callSid": "\ud800"}  # could be told to no follower
+    assert Line(Twilio()).code(messages[1]) == ("bad_value", True)
 
 
 def _media(**changes: Any) -> dict[str, Any]:
@@ -193,6 +195,7 @@ TWILIO_BAD = [
     (_media(chunk="²"), "bad_value", False),
     (_media(timestamp=1e300), "bad_value", False),
     (_media(timestamp="9" * 16), "bad_value", False),
+    (_media(timestamp="9" * 9), "bad_value", False),
     (_media(payload="?!"), "bad_value", False),
     (_media(payload=None), "bad_value", False),
     (_media(payload="é"), "bad_value", False),

@@ -35,9 +35,9 @@ class Socket(Protocol):
 
 
 class Bridge:
-    """One connection of a platform. ``lasting``: the platform answers before it closes, and comes back when the
-    connection breaks. ``idle``: seconds without a message after which nobody is there. ``let_in``: asked with the token
-    of the call's ``Begin``, says why not."""
+    """One connection of a platform. ``lasting``: the platform answers before it closes, and when the connection breaks
+    it comes back, with a token of the same ``owner``. ``idle``: seconds without a message after which nobody is there.
+    ``let_in``: asked with the token of the call's ``Begin``, says why not."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Bridge:
         legs: Legs,
         *,
         lasting: bool = False,
+        owner: str = "",
         idle: float | None = None,
         let_in: Callable[[str | None], str | None] | None = None,
     ) -> None:
@@ -53,6 +54,7 @@ class Bridge:
         self._dialect = dialect
         self._legs = legs
         self._lasting = lasting
+        self._owner = owner
         self._idle = idle
         self._let_in = let_in
         self._leg: Leg | None = None
@@ -106,7 +108,7 @@ class Bridge:
         if isinstance(command, Begin):
             if self._let_in is not None and (reason := self._let_in(command.token)) is not None:
                 raise BadMessage("unauthorized", f"Bad token, {reason}")
-            self._leg = self._legs.take(command)
+            self._leg = self._legs.take(command, self._owner)
             self._stream = command.stream
             self._leg.tell = self._tell
             self._dialect.begun(self._leg.position)

@@ -19,16 +19,15 @@ from .call import AGENT, Begin
 if TYPE_CHECKING:
     from ..server import Server
 
-LINGER = 30.0
-"""Seconds that a call waits for its platform to connect again."""
-
 
 class Leg:
     """A call of a platform, without the channels that are not to be analysed. ``tell`` gets what is said about it and
-    belongs to the connection of the moment. Raises ``SedstreamError`` when the call cannot be taken."""
+    belongs to the connection of the moment. ``owner``: the name of the token that brought it. Raises ``SedstreamError``
+    when the call cannot be taken."""
 
-    def __init__(self, server: Server, begin: Begin, name: str) -> None:
+    def __init__(self, server: Server, begin: Begin, owner: str, name: str) -> None:
         self.begin = begin
+        self.owner = owner
         self.tell: Callable[[dict[str, Any]], None] | None = None
         self._positions = [0] * len(begin.roles)
         analysed = [n for n, role in enumerate(begin.roles) if server.allow_agent or role != AGENT]
@@ -39,6 +38,11 @@ class Leg:
             raise BadInput("Bad role 'agent', expected a customer: this server does not analyse agents (--allow-agent)")
         roles = tuple(begin.roles[channel] for channel in analysed)
         self._call = Call(server, requests.Start("f32le", begin.rate, len(analysed), roles), self._say, name)
+
+    @property
+    def over(self) -> bool:
+        """Everything about the call was told."""
+        return self._over.is_set()
 
     @property
     def position(self) -> int:
@@ -95,21 +99,25 @@ class Legs:
         self._server = server
         self._parked: dict[str, tuple[Leg, asyncio.TimerHandle]] = {}
 
-    def take(self, begin: Begin) -> Leg:
-        """The call that ``begin`` goes on from, if it still waits; otherwise a new one. Raises ``SedstreamError``."""
+    def take(self, begin: Begin, owner: str) -> Leg:
+        """The call that ``begin`` goes on from, if it still waits for the same ``owner``; otherwise a new one. Raises
+        ``SedstreamError``."""
         for stream in reversed(begin.continues):
             leg, timer = self._parked.get(stream, (None, None))
-            if leg is not None and timer is not None and (leg.begin.roles, leg.begin.rate) == (begin.roles, begin.rate):
+            if leg is None or timer is None or leg.over:
+                continue
+            old = leg.begin
+            if (leg.owner, old.call, old.roles, old.rate) == (owner, begin.call, begin.roles, begin.rate):
                 timer.cancel()
                 del self._parked[stream]
                 return leg
         taken = any(call.name == begin.call for call in self._server.sessions.values())
-        return Leg(self._server, begin, f"{begin.call}-{uuid.uuid4().hex[:8]}" if taken else begin.call)
+        return Leg(self._server, begin, owner, f"{begin.call}-{uuid.uuid4().hex[:8]}" if taken else begin.call)
 
     def park(self, stream: str, leg: Leg) -> None:
-        """A connection broke: the call ends if nobody goes on with it within ``LINGER`` seconds."""
+        """A connection broke: the call ends if nobody goes on with it in as long as clients of the wire have."""
         leg.tell = None
-        timer = asyncio.get_running_loop().call_later(LINGER, self._expire, stream, leg)
+        timer = asyncio.get_running_loop().call_later(self._server.lines.seconds, self._expire, stream, leg)
         self._parked[stream] = leg, timer
 
     def _expire(self, stream: str, leg: Leg) -> None:

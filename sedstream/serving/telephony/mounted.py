@@ -13,6 +13,7 @@ from websockets.http11 import Request
 
 from ...errors import BadMessage
 from ..access import Refusal, bearer
+from ..guarded import GuardedConnection
 from ..tokens import Token
 from .audiohook import AudioHook
 from .bridge import Bridge
@@ -38,16 +39,17 @@ def twilio(server: Server, socket: ServerConnection) -> Bridge:
 def audiohook(server: Server, socket: ServerConnection) -> Bridge:
     """Genesys AudioHook."""
     assert socket.request is not None
-    headers = socket.request.headers
-    names = (headers.get(f"Audiohook-{name}-Id") for name in ("Session", "Organization"))
+    assert isinstance(socket, GuardedConnection)
+    assert socket.visit is not None  # let in at the handshake
+    names = (_first(socket.request.headers, f"Audiohook-{name}-Id") for name in ("Session", "Organization"))
     dialect = AudioHook(*names, allow_agent=server.allow_agent)
-    return Bridge(socket, dialect, server.legs, lasting=True, idle=server.idle_seconds)
+    owner = socket.visit.token.name
+    return Bridge(socket, dialect, server.legs, lasting=True, owner=owner, idle=server.idle_seconds)
 
 
 def api_key(headers: Headers) -> str | None:
     """Where an AudioHook request has its token."""
-    values = headers.get_all("X-API-KEY")
-    return values[0] if values else None
+    return _first(headers, "X-API-KEY")
 
 
 def check_signature(token: Token, request: Request) -> Refusal | None:
@@ -61,3 +63,8 @@ def check_signature(token: Token, request: Request) -> Refusal | None:
     except BadMessage as error:
         return Refusal(HTTPStatus.UNAUTHORIZED, str(error))
     return None
+
+
+def _first(headers: Headers, name: str) -> str | None:
+    values = headers.get_all(name)  # get() would raise for one that stands there twice
+    return values[0] if values else None
