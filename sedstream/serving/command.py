@@ -49,7 +49,9 @@ async def _serve(model: Model, max_sessions: int, options: argparse.Namespace) -
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(model, options.host, options.port, **settings))
         if options.audiosocket is not None:
-            asterisk = Asterisk(server, options.host, options.audiosocket, insecure=options.insecure)
+            # Without --insecure on loopback, wherever the server listens: AudioSocket has no place for a token.
+            host = options.host if options.insecure else "127.0.0.1"
+            asterisk = Asterisk(server, host, options.audiosocket, insecure=options.insecure)
             await stack.enter_async_context(asterisk)
             print(f"listening for AudioSocket on port {asterisk.port}", flush=True)
         print(f"listening on {server.url}", flush=True)
