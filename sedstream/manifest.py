@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from importlib.resources import files
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .decoding.settings import DecoderSettings
-from .errors import BadModel, SedstreamError
+from .errors import BadInput, BadModel, SedstreamError
 from .grid import Plan
 from .speech.settings import VadSettings
 
@@ -46,6 +46,18 @@ class Manifest:
         if name not in self.plans:
             raise BadModel(f"Bad plan {name!r}, expected one of {', '.join(self.plans)} of model {self.name!r}")
         return self.plans[name]
+
+    def choose(self, labels: Sequence[str] | None) -> tuple[str, ...]:
+        """Those of its labels, in its order; None: all. Raises ``BadInput`` for unknown ones or fewer than two."""
+        if labels is None:
+            return self.labels
+        for label in labels:
+            if label not in self.labels:
+                raise BadInput(f"Bad label {label!r}, expected some of {', '.join(self.labels)}")
+        chosen = tuple(label for label in self.labels if label in labels)
+        if len(chosen) < 2:
+            raise BadInput(f"Bad labels {', '.join(labels)!r}, expected two or more of {', '.join(self.labels)}")
+        return chosen
 
     def verify(self) -> None:
         """Compare the weights with their sha256. Raises ``BadModel`` when they are missing or differ."""

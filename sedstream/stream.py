@@ -44,19 +44,6 @@ class Block:
     follows: bool
 
 
-def choose_labels(manifest: Manifest, labels: Sequence[str] | None) -> tuple[str, ...]:
-    """The session's labels in the model's order; None: all. Raises ``BadInput`` for unknown ones or fewer than two."""
-    if labels is None:
-        return manifest.labels
-    for label in labels:
-        if label not in manifest.labels:
-            raise BadInput(f"Bad label {label!r}, expected some of {', '.join(manifest.labels)}")
-    chosen = tuple(label for label in manifest.labels if label in labels)
-    if len(chosen) < 2:
-        raise BadInput(f"Bad labels {', '.join(labels)!r}, expected two or more of {', '.join(manifest.labels)}")
-    return chosen
-
-
 class Stream:
     """One channel of one session, owned by one thread.
 
@@ -73,7 +60,7 @@ class Stream:
         keep_frames: bool = False,
     ) -> None:
         self.plan = plan if isinstance(plan, Plan) else manifest.plan(plan)
-        self.labels = choose_labels(manifest, labels)
+        self.labels = manifest.choose(labels)
         self._columns = [manifest.labels.index(label) for label in self.labels]
         self._all = len(self._columns) == len(manifest.labels)
         self._manifest = manifest

@@ -10,8 +10,9 @@ import signal
 from contextlib import AsyncExitStack
 
 from .. import capacity
-from ..zoo import Model, load
+from ..zoo import load
 from . import logs, operation
+from .addresses import expect_free
 from .server import Server
 from .telephony.asterisk import Asterisk
 
@@ -22,14 +23,18 @@ def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit code."""
     logs.configure(options.log_format)
     model = load(options.model, options.device)
-    room = options.max_sessions
-    if room is None:
-        room = capacity.capacity(capacity.measure(model))
-        log.info("measured capacity: %d streams that speak all the time", room)
-    return asyncio.run(_serve(model, room, options))
+    access = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure")
+    wire = ("alerts", "resume_seconds", "idle_seconds", "max_sessions", "max_speed")
+    settings = {name: getattr(options, name) for name in (*access, *wire)}
+    server = Server(model, options.host, options.port, **settings)
+    expect_free(options.host, options.port)  # what is wrong is said before the seconds that measuring takes
+    if options.max_sessions is None:
+        server.engine.capacity = capacity.capacity(capacity.measure(model))
+        log.info("measured capacity: %d streams that speak all the time", server.engine.capacity)
+    return asyncio.run(_serve(server, options))
 
 
-async def _serve(model: Model, max_sessions: int, options: argparse.Namespace) -> int:
+async def _serve(server: Server, options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -42,12 +47,8 @@ async def _serve(model: Model, max_sessions: int, options: argparse.Namespace) -
 
     for number in signals:
         loop.add_signal_handler(number, ask, number)
-    access = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure")
-    wire = ("alerts", "resume_seconds", "idle_seconds")
-    settings = {name: getattr(options, name) for name in (*access, *wire)}
-    settings |= {"max_sessions": max_sessions, "max_speed": options.max_speed}
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(Server(model, options.host, options.port, **settings))
+        await stack.enter_async_context(server)
         if options.audiosocket is not None:
             # Without --insecure on loopback, wherever the server listens: AudioSocket has no place for a token.
             host = options.host if options.insecure else "127.0.0.1"

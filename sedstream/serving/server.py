@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,10 +19,11 @@ from websockets.http11 import Request, Response
 
 from .. import capacity
 from ..engine import Delivery, Engine, Session
-from ..errors import BadInput, Unavailable
+from ..errors import BadInput
 from ..zoo import Model
 from . import operation
 from .access import Access, Refusal, bearer
+from .addresses import is_loopback, taken
 from .admission import Admission
 from .call import Call
 from .connection import Connection
@@ -174,9 +173,7 @@ class Server:
             )
         except OSError as error:
             self.engine.__exit__()
-            taken = error.errno == errno.EADDRINUSE
-            reason = "it is in use" if taken else str(error.strerror or error)
-            raise Unavailable(f"Bad address {self._host}:{self._port}, expected a free one: {reason}") from error
+            raise taken(self._host, self._port, error) from error
         host, port = next(iter(self._server.sockets)).getsockname()[:2]
         scheme = "ws" if self._certificate is None else "wss"
         self.url = f"{scheme}://[{host}]:{port}{PATH}" if ":" in host else f"{scheme}://{host}:{port}{PATH}"
@@ -300,13 +297,3 @@ def _route(socket: ServerConnection) -> Route:
 def _peer(socket: ServerConnection) -> str:
     address = socket.remote_address
     return f"{address[0]}:{address[1]}" if address else "unknown"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

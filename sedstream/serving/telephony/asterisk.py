@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from ...errors import BadInput, Unavailable
-from ..server import Server, is_loopback
+from ..addresses import is_loopback
+from ..server import Server
 from .audiosocket import AudioSocket
 from .bridge import Bridge
 

@@ -1,0 +1,36 @@
+"""Where a server may listen."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+
+from ..errors import Unavailable
+
+
+def expect_free(host: str, port: int) -> None:
+    """Raises ``Unavailable`` if nobody can listen there now."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio's servers do
+                probe.bind(address)
+    except OSError as error:
+        raise taken(host, port, error) from error
+
+
+def taken(host: str, port: int, error: OSError) -> Unavailable:
+    """Why nobody can listen there."""
+    reason = "it is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
+    return Unavailable(f"Bad address {host}:{port}, expected a free one: {reason}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
