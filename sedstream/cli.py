@@ -166,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(bench, plan="live", labels=False)
     bench.set_defaults(run=commands.bench)
 
-    models = verbs.add_parser("models", help="list and verify the models at hand")
+    models = verbs.add_parser("models", help="list and verify the models at hand, show their cards")
+    models.add_argument("model", nargs="?", metavar="MODEL", help="name or folder: show its card")
+    models.add_argument("--verify", action="store_true", help="load each, or MODEL alone, and let it answer")
     models.set_defaults(run=commands.models)
 
     demo = verbs.add_parser("demo", help="diarize the recordings that come with sedstream")
@@ -174,8 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_output(demo)
     demo.set_defaults(run=commands.demo)
 
-    train = verbs.add_parser("train", help="train the default model from a data folder")
-    train.add_argument("data", metavar="DATA", help="folder with index.csv and the recordings it names")
+    train = verbs.add_parser("train", help="fine-tune a model on your recordings, or train the default one")
+    train.add_argument(
+        "data",
+        metavar="DATA",
+        help="folder of recordings with labels.csv (file,start,end,emotion) to fine-tune on, or with index.csv",
+    )
     train.add_argument("--out", default="trained-model", metavar="DIR", help="model folder to write (%(default)s)")
     train.add_argument(
         "--init",
@@ -183,10 +189,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODEL|FILE",
         help="a cached model, or safetensors of a Whisper encoder, to start from (%(default)s)",
     )
-    train.add_argument("--hours", type=_positive, metavar="H", help="of speech to train with (default: the recipe's)")
+    train.add_argument(
+        "--hours", type=_positive, metavar="H", help="of speech to train with (default: 1 to 8 by the labels; 28)"
+    )
     train.add_argument("--without", metavar="NAMES", help="corpora to leave out, with commas between")
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     train.add_argument("--seed", type=int, default=1, help="(%(default)s)")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.set_defaults(run=commands.train)
     return parser
 

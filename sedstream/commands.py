@@ -282,22 +282,20 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """Every model at hand, verified."""
-    from .manifest import installed, read
+    """The models at hand, or one: its card, or whether it is whole."""
+    from . import catalogue
 
+    if options.model is not None and not options.verify:
+        print(catalogue.card(options.model))
+        return 0
     failed = 0
-    for folder in installed():
+    for folder in catalogue.folders(options.model):
         try:
-            manifest = read(folder)
-            manifest.verify()
+            manifest = catalogue.check(folder, run=options.verify)
         except BadModel as error:
             failed += _complain(error)
             continue
-        plans = ", ".join(f"{name} {plan.latency:.2f} s" for name, plan in manifest.plans.items())
-        print(f"{manifest.name} {manifest.version}  {manifest.kind} {manifest.family}, {manifest.licence}, verified")
-        print(f"  labels: {', '.join(manifest.labels)}; arousal, valence")
-        print(f"  algorithmic latency: {plans}")
-        print(f"  {folder}")
+        print("\n".join(catalogue.lines(manifest, "verified, runs" if options.verify else "verified")), flush=True)
     return 2 if failed else 0
 
 
@@ -309,7 +307,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """The default model from a data folder."""
+    """A model from a data folder."""
     from .training.command import run
 
     run(options)

@@ -23,7 +23,7 @@ FLOORS = [
     {"offline"},
     {"session"},
     {"engine", "recordings", "sources"},
-    {"capacity", "folders"},
+    {"capacity", "catalogue", "folders"},
     {"zed"},
     {"serving", "listen", "training"},
     {"commands"},

@@ -158,7 +158,7 @@ def _add_row(row: dict[str, Any], file: Path, where: str, sheet: Sheet) -> Span 
     """A row of CSV or JSONL; a recording without a name of its own has that of the annotation."""
     name = str(row.get("file") or file)
     if row.get("duration") not in (None, ""):
-        sheet.lasts(name, where, _seconds(row["duration"]))
+        sheet.lasts(name, where, seconds_of(row["duration"]))
     start, end = _span(row["start"], row["end"], where)
     return sheet.add(
         name,
@@ -181,13 +181,14 @@ def _require(names: Iterable[str], what: str, where: str) -> None:
 
 
 def _span(start: Any, end: Any, where: str) -> tuple[int, int]:
-    first, last = ticks(_seconds(start)), ticks(_seconds(end))
+    first, last = ticks(seconds_of(start)), ticks(seconds_of(end))
     if first is None or last is None or not 0 <= first < last:
         raise BadInput(f"Bad span '{start} to {end}' in {where}, expected 0 ≤ start < end in seconds")
     return first, last
 
 
-def _seconds(value: Any) -> Any:
+def seconds_of(value: Any) -> Any:
+    """A time as audformat writes it in seconds; anything else as it is."""
     found = TIMEDELTA.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
         return value

@@ -1,6 +1,6 @@
 """Batches of augmented windows with their targets, drawn by number: the same number gives the same batch anywhere."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,12 @@ from torch.utils.data import Dataset
 
 from ..encoders.cached import BEFORE, BEHIND
 from ..grid import HOP
+from . import labelled
 from .augment import augment
 from .concatenations import Speakers, pieces, window
 from .corpora import Corpora, load
+from .publish import LABELS
+from .rows import find_table
 
 FRAMES = 384
 """Frames in a window: 7.68 s, a multiple of every chunk length that is trained."""
@@ -29,7 +32,7 @@ RIGHT = 28
 class Source:
     """Where windows come from: a data folder, the folder for its decoded speech, a split, and corpora to leave out.
 
-    `clean`: no augmentation.
+    `clean`: no augmentation. `labels`: the emotions, where the folder is a user's (labels.csv).
     """
 
     data: Path
@@ -37,6 +40,7 @@ class Source:
     split: str = "train"
     clean: bool = False
     without: tuple[str, ...] = ()
+    labels: tuple[str, ...] = LABELS
 
 
 class Batch(NamedTuple):
@@ -61,24 +65,41 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         """Batch `number`, drawn anew."""
-        speakers, corpora = _read(self.source.data, self.source.store, self.source.split, self.source.without)
+        voices, corpora = _read(replace(self.source, clean=False))
         rng = np.random.default_rng([self.seed, self.first + number])
-        rows = [_row(self.source, speakers, corpora, rng) for _ in range(ROWS)]
+        rows = [_row(self.source, voices, corpora, rng) for _ in range(ROWS)]
         heard, clean, emotion, affect, weight = (torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True))
         return Batch(heard, clean, emotion.long(), affect, weight)
 
 
+def read(source: Source, workers: int = 0) -> Corpora:
+    """What is in a source's folder: a user's labels, or the index of our corpora.
+
+    Raises:
+        BadInput: neither is there, or it cannot be read.
+    """
+    if find_table(source.data) is None:
+        return load(source.data, source.store, workers=workers)
+    return labelled.load(source.data, source.store, source.labels, workers=workers)
+
+
+def speakers(source: Source, corpora: Corpora) -> Speakers:
+    """The voices of a source's split, to draw from."""
+    passages = [passage for passage in corpora.passages if passage[0].split == source.split]
+    return Speakers(corpora.split(source.split, source.without), passages)
+
+
 @cache
-def _read(data: Path, store: Path, split: str, without: tuple[str, ...]) -> tuple[Speakers, Corpora]:
-    corpora = load(data, store)
-    return Speakers(corpora.split(split, without)), corpora
+def _read(source: Source) -> tuple[Speakers, Corpora]:
+    corpora = read(source)
+    return speakers(source, corpora), corpora
 
 
 def _row(
-    source: Source, speakers: Speakers, corpora: Corpora, rng: np.random.Generator
+    source: Source, voices: Speakers, corpora: Corpora, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], ...]:
     frames = BEFORE + FRAMES + BEHIND
-    parts = pieces(speakers.pattern(rng), rng)
+    parts = voices.recording(rng)
     while sum(len(p.utterance.samples) for p in parts) < 0.6 * frames * HOP:
         parts += pieces([p.utterance for p in parts], rng)
     cut, targets = window(parts, frames, RIGHT, rng)

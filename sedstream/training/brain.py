@@ -13,11 +13,13 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..encoders.cached import CachedEncoder
+from ..encoders.cached import BEFORE, CachedEncoder
 from ..encoders.heads import CachedHead
 from ..encoders.whisper import SILENCE, WhisperEncoder
+from ..grid import HOP
 from .batches import Batch
 from .objective import concordance, emotion_loss
+from .start import LEFT, features
 
 CHUNKS = ((8, 7), (16, 15), (16, 15), (32, 27), (64, 31), (384, 31))
 """Chunk and look-ahead that a batch may be trained with: those of the plans, the live one twice."""
@@ -36,8 +38,9 @@ class Schedule:
     smoothing: float = 0.1
     affect: float = 0.3
     """Weight of the concordance of arousal and of valence beside the cross-entropy."""
-    anchored: float = 0.2
-    """First part of the steps in which the encoder also follows Whisper's features of the clean window."""
+    following: float = 0.5
+    """First part of the steps, in which the encoder follows Whisper's features of the clean window, and only the head
+    learns from labels."""
     average: float = 0.998
     """Decay a step of the moving average of the weights that is published."""
 
@@ -54,13 +57,15 @@ class Learner(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.apart = False
+        """The head's errors are not the encoder's."""
 
     def forward(
         self, samples: Tensor, chunk: int, right: int, loudest: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Samples as in `CachedEncoder.forward` -> logits `[B, T, C]`, affect `[B, T, 2]`, features `[B, T, D]`."""
         features = self.encoder(samples, chunk, loudest)
-        logits, affect = self.head(features, chunk, right)
+        logits, affect = self.head(features.detach() if self.apart else features, chunk, right)
         return logits, affect, features
 
 
@@ -99,6 +104,7 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         heard = batch.heard.to(self.device)
         if stage != sb.Stage.TRAIN:
             return answer(self.average, heard)
+        self.modules["learner"].apart = self._follows
         rng = np.random.default_rng(self.optimizer_step)  # the same after an interruption
         chunk, right = CHUNKS[rng.integers(len(CHUNKS))]
         # What was said before a window may have been louder, or nothing.
@@ -111,28 +117,29 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
     def compute_objectives(self, predictions: tuple[Tensor, Tensor, Tensor], batch: Batch, stage: sb.Stage) -> Tensor:
         """Cross-entropy of the emotion, how far arousal and valence are from full concordance, how far the features
         are from Whisper's."""
-        logits, affect, features = predictions
+        logits, affect, found = predictions
         emotion, target, weight = (t.to(self.device) for t in (batch.emotion, batch.affect, batch.weight))
         training = stage == sb.Stage.TRAIN
         loss = emotion_loss(logits.float(), emotion, weight, self.classes, self.schedule.smoothing * training)
         for track in range(2):
             agreement = concordance(affect[..., track].float(), target[..., track], weight)
             loss = loss + self.schedule.affect * (1 - agreement)
-        if training and self.whisper is not None:
-            left = 1 - self.optimizer_step / max(1.0, self.schedule.anchored * self.schedule.steps)
-            if left > 0:
-                loss = loss + left * self._distance(features, batch.clean.to(self.device))
+        if training and self._follows:
+            loss = loss + self._distance(found, batch.clean.to(self.device))
         return loss
 
-    def _distance(self, features: Tensor, clean: Tensor) -> Tensor:
-        """Mean square between normalised features and those of Whisper, which sees the whole clean window at once."""
+    @property
+    def _follows(self) -> bool:
+        return self.whisper is not None and self.optimizer_step < self.schedule.following * self.schedule.steps
+
+    def _distance(self, ours: Tensor, clean: Tensor) -> Tensor:
+        """Mean square between normalised features and Whisper's."""
         assert self.whisper is not None
-        frames = features.shape[1]
-        with torch.no_grad():
-            theirs = self.whisper(clean)[:, -frames - 1 : -1]
+        theirs = features(self.whisper, clean[:, BEFORE * HOP :])
+        count = min(theirs.shape[1], ours.shape[1] - LEFT)
         outputs = len(self.whisper.outputs)
-        ours, theirs = (x.float().unflatten(2, (outputs, -1)) for x in (features, theirs))
-        return F.mse_loss(F.layer_norm(ours, ours.shape[-1:]), F.layer_norm(theirs, theirs.shape[-1:]))
+        a, b = (x.float().unflatten(2, (outputs, -1)) for x in (ours[:, LEFT : LEFT + count], theirs[:, :count]))  # type: ignore[no-untyped-call]
+        return F.mse_loss(F.layer_norm(a, a.shape[-1:]), F.layer_norm(b, b.shape[-1:]))
 
     def on_fit_batch_start(self, batch: Batch, should_step: bool) -> None:
         """Set the learning rates of the step; the step number is part of the checkpoint."""

@@ -1,26 +1,36 @@
-"""`sedstream train`: the recipe from the command line."""
+"""`sedstream train`: the recipe from the command line, or fine-tuning on a labelled folder."""
 
 import argparse
+from math import isnan
 from pathlib import Path
+from typing import Any
 
+from ..errors import BadInput
 from .recipe import train
+from .rows import find_table
+from .tune import tune
 
 
 def run(options: argparse.Namespace) -> None:
     """Train with the options `data`, `out`, `init`, `hours`, `without`, `device`, `seed` and `quiet`, and print the
     figures on valid."""
-    given = {} if options.hours is None else {"hours": options.hours}
-    report = train(
-        Path(options.data),
-        Path(options.out),
-        seed=options.seed,
-        init=options.init,
-        without=tuple(options.without.split(",")) if options.without else (),
-        device=options.device,
-        quiet=getattr(options, "quiet", False),
-        **given,
-    )
-    recall = ", ".join(f"{label} {value:.3f}" for label, value in report["recall"].items())
-    print(f"valid, per frame: unweighted average recall {report['uar']:.3f} ({recall})")
+    data, out = Path(options.data), Path(options.out)
+    common = {name: getattr(options, name) for name in ("init", "device", "seed", "quiet")}
+    if options.hours is not None:
+        common["hours"] = options.hours
+    if find_table(data) is None:
+        report = train(data, out, without=tuple(options.without.split(",")) if options.without else (), **common)
+        _show(report, "valid")
+    elif options.without:
+        raise BadInput(f"Bad corpora '{options.without}' to leave out, expected none: '{data}' is one collection")
+    else:
+        report = tune(data, out, **common)
+        _show(report["before"], f"valid, {report['init']}")
+        _show(report, f"valid, {out.resolve().name}")
+    print(f"{report['minutes']} minutes; written to {out}")
+
+
+def _show(report: dict[str, Any], what: str) -> None:
+    recall = ", ".join(f"{label} {value:.3f}" for label, value in report["recall"].items() if not isnan(value))
+    print(f"{what}, per frame: unweighted average recall {report['uar']:.3f} ({recall})")
     print("concordance: " + ", ".join(f"{track} {value:.3f}" for track, value in report["concordance"].items()))
-    print(f"{report['minutes']} minutes; written to {options.out}")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly  # type: ignore[import-untyped]
 
 from ..grid import HOP, RATE
-from .corpora import UNKNOWN, Utterance
+from .corpora import OWN, Utterance
+from .rows import UNKNOWN
 
 NEUTRAL = 0
 PATTERNS = ("neutral+emotion", "emotion+neutral", "neutral+emotion+neutral", "emotion+emotion")
@@ -30,7 +31,10 @@ SHARES = {
     "LibriSpeech_Resemblyzer": 0.05,
     "Picovoice_intent": 0.02,
     "AMI_pyannote": 0.02,
+    OWN: 1.0,
 }
+WHOLE = 0.5  # share of the recordings that are drawn as they are, where there are such
+LENGTH = 8  # utterances and gaps of them
 SPEEDS = ((10, 9), (20, 19), (1, 1), (20, 21), (10, 11))  # up, down of the resampling: 0.9 to 1.1 times the length
 UNHEARD = 40
 """Frames at the left of a window in mid-session that are not trained: no plan answers for them."""
@@ -59,7 +63,7 @@ class Piece:
 class Speakers:
     """Utterances by corpus, speaker and emotion, to draw from evenly."""
 
-    def __init__(self, utterances: Sequence[Utterance]) -> None:
+    def __init__(self, utterances: Sequence[Utterance], passages: Sequence[list[Utterance]] = ()) -> None:
         speakers: dict[str, dict[str, dict[int, list[Utterance]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(list))
         )
@@ -71,6 +75,21 @@ class Speakers:
         self.by_emotion = {name: list(speakers[name].values()) for name in self.corpora}
         # A voice is drawn in proportion to the root of what it says: neither the talkative nor the terse rule.
         self.chances = {name: _roots(voices) for name, voices in self.by_emotion.items()}
+        self.passages = passages
+        self.lengths = np.array([len(passage) for passage in passages])
+
+    def recording(self, rng: np.random.Generator) -> list["Piece"]:
+        """What `draw` gives as one recording."""
+        said, as_it_is = self.draw(rng)
+        return [Piece(u) for u in said] if as_it_is else pieces(said, rng)
+
+    def draw(self, rng: np.random.Generator) -> tuple[list[Utterance], bool]:
+        """Utterances of a pattern to be joined, or a part of a passage as it is; and whether it is that."""
+        if not self.passages or rng.random() >= WHOLE:
+            return self.pattern(rng), False
+        passage = self.passages[rng.choice(len(self.passages), p=self.lengths / self.lengths.sum())]
+        start = int(rng.integers(len(passage) - 1))
+        return passage[start : start + LENGTH], True
 
     def pattern(self, rng: np.random.Generator) -> list[Utterance]:
         """Utterances of one random voice in one of the four patterns, or two to six as they come."""

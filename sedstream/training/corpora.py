@@ -2,12 +2,14 @@
 
 import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import soundfile
@@ -19,6 +21,7 @@ from ..speech.settings import VadSettings
 from ..speech.silero import CHUNK, CONTEXT, Silero, new_state
 from ..speech.vad import Segmenter
 from .publish import LABELS
+from .rows import UNKNOWN
 
 COLUMNS = ("path", "corpus", "speaker", "emotion", "label_original", "intensity", "split")
 # Pauses shorter than 0.3 s belong to the word around them; utterances of one word still count as speech.
@@ -39,8 +42,14 @@ AFFECT = {
     "boredom": (0.10, 0.35),
 }
 LEVELS = {"0": 0.20, "1": 0.50, "2": 0.85}  # BAVED's own three steps of arousal
-UNKNOWN = -1
-"""The emotion of an utterance that has none of the seven labels."""
+OWN = "own"
+"""The corpus that a user's labelled folder is."""
+CUT = 4096
+"""Chunks that the VAD hears at a time: 2 minutes."""
+
+Speech: TypeAlias = tuple[NDArray[np.int16], NDArray[np.bool_]]
+"""Samples int16 `[n]` at 16 kHz, and which of their frames are speech, bool `[ceil(n / 320)]`."""
+Source = TypeVar("Source")
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,8 @@ class Utterance:
     """One recording, cut to speech.
 
     `samples` int16 `[n]` at 16 kHz, from the first to the last speech; `speech` bool `[ceil(n / 320)]`, false in its
-    pauses; `emotion` an index of LABELS or UNKNOWN; `arousal` and `valence` in 0…1 or NaN; `weight` of its labels in
-    the loss.
+    pauses; `emotion` an index of the labels or UNKNOWN; `arousal` and `valence` in 0…1 or NaN; `weight` of its labels
+    in the loss; `file` that it was cut from, where that matters.
     """
 
     samples: NDArray[np.int16]
@@ -61,14 +70,17 @@ class Utterance:
     arousal: float
     valence: float
     weight: float
+    file: str = ""
 
 
 @dataclass(frozen=True)
 class Corpora:
-    """Everything that is read from a data folder: utterances, and noises int16 `[n]` to mix in."""
+    """Everything that is read from a data folder: utterances, noises int16 `[n]` to mix in, and passages: utterances
+    that follow each other in a recording, with what lies between them."""
 
     utterances: list[Utterance]
-    noises: list[NDArray[np.int16]]
+    noises: list[NDArray[np.int16]] = field(default_factory=list)
+    passages: list[list[Utterance]] = field(default_factory=list)
 
     def split(self, name: str, without: Sequence[str] = ()) -> list[Utterance]:
         """The utterances of one split (train, valid or test), but those of the corpora `without`.
@@ -106,7 +118,7 @@ def read_index(data: Path) -> list[dict[str, str]]:
     """
     path = data / "index.csv"
     if not path.is_file():
-        raise BadInput(f"Bad data folder '{data}', expected an index.csv in it")
+        raise BadInput(f"Bad data folder '{data}', expected an index.csv or a labels.csv in it")
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
@@ -127,11 +139,14 @@ def speech_flags(samples: NDArray[np.float32]) -> NDArray[np.bool_]:
     padded = np.zeros(CONTEXT + count * CHUNK, np.float32)
     padded[CONTEXT : CONTEXT + len(samples)] = samples
     chunks = np.lib.stride_tricks.sliding_window_view(padded, CONTEXT + CHUNK)[::CHUNK]
-    ((probabilities, _),) = _silero()([np.ascontiguousarray(chunks)], [new_state()])
-    return Segmenter(VAD).hear(probabilities, frames)
+    state, heard = new_state(), []
+    for first in range(0, count, CUT):
+        ((probabilities, state),) = _silero()([np.ascontiguousarray(chunks[first : first + CUT])], [state])
+        heard.append(probabilities)
+    return Segmenter(VAD).hear(np.concatenate(heard), frames)
 
 
-def read_speech(path: Path) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+def read_speech(path: Path) -> Speech:
     """A mono 16 kHz file cut to speech (whole if none is found): samples int16 `[n]`, flags `[ceil(n / 320)]`.
 
     Raises:
@@ -175,17 +190,32 @@ def load(data: Path, store: Path, *, workers: int = 2) -> Corpora:
     if not speech:
         raise BadInput(f"Bad data folder '{data}', expected labelled speech in its index.csv")
     paths = [data / row["path"] for row in speech]
-    digest = hashlib.sha256("\n".join(map(str, paths)).encode()).hexdigest()[:12]
+    parts = decode(read_speech, paths, "\n".join(map(str, paths)), store, workers)
+    utterances = list(_utterances(speech, parts))
+    return Corpora(utterances, [read_audio(data / row["path"]) for row in noise])
+
+
+def decode(
+    read: Callable[[Source], Speech], sources: Sequence[Source], key: str, store: Path, workers: int
+) -> Iterator[Speech]:
+    """What `read` makes of each source, in their order: once for each `key`, then it is kept in the folder `store`.
+
+    `read` and the sources go to `workers` processes; 0: this one.
+    """
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
     file = store / f"speech-{digest}.i16"
     ends_file = store / f"speech-{digest}.npz"
     if not ends_file.is_file():
         store.mkdir(parents=True, exist_ok=True)
-        _decode(paths, file, ends_file, workers)
+        _decode(read, sources, file, ends_file, workers)
     with np.load(ends_file, allow_pickle=False) as table:
         ends, flags = table["ends"], table["flags"]
     samples = np.memmap(file, np.int16, "r")
-    utterances = list(_utterances(speech, samples, ends, flags))
-    return Corpora(utterances, [read_audio(data / row["path"]) for row in noise])
+    start = frame = 0
+    for end in ends.tolist():
+        frames = frames_of(end - start)
+        yield np.asarray(samples[start:end]), flags[frame : frame + frames]
+        start, frame = end, frame + frames
 
 
 def _usable(row: dict[str, str]) -> bool:
@@ -193,33 +223,28 @@ def _usable(row: dict[str, str]) -> bool:
     return labelled or row["corpus"] in NEUTRAL
 
 
-def _decode(paths: list[Path], file: Path, ends_file: Path, workers: int) -> None:
+def _decode(
+    read: Callable[[Source], Speech], sources: Sequence[Source], file: Path, ends_file: Path, workers: int
+) -> None:
     ends, flags, end = [], [], 0
     with file.open("wb") as out, ProcessPoolExecutor(workers or 1, get_context("spawn")) as pool:
-        for samples, speech in pool.map(read_speech, paths, chunksize=64) if workers else map(read_speech, paths):
+        share = max(1, min(64, len(sources) // (4 * (workers or 1))))
+        for samples, speech in pool.map(read, sources, chunksize=share) if workers else map(read, sources):
             out.write(samples.tobytes())
             end += len(samples)
             ends.append(end)
             flags.append(speech)
-    np.savez(ends_file, ends=np.array(ends, np.int64), flags=np.concatenate(flags))
+    whole = ends_file.with_suffix(".part.npz")
+    np.savez(whole, ends=np.array(ends, np.int64), flags=np.concatenate(flags))
+    os.replace(whole, ends_file)
 
 
-def _utterances(
-    rows: list[dict[str, str]],
-    samples: NDArray[np.int16],
-    ends: NDArray[np.int64],
-    flags: NDArray[np.bool_],
-) -> Iterator[Utterance]:
-    start = frame = 0
-    for number, (row, end) in enumerate(zip(rows, ends.tolist(), strict=True)):
-        frames = frames_of(end - start)
+def _utterances(rows: list[dict[str, str]], parts: Iterable[Speech]) -> Iterator[Utterance]:
+    for number, (row, (samples, speech)) in enumerate(zip(rows, parts, strict=True)):
         emotion, arousal, valence = targets(row)
         corpus = row["corpus"]
         # Without a name every recording is somebody else's: nothing is concatenated over two voices.
         speaker = f"{corpus}/{row['speaker'] or number}"
         split = "train" if corpus in NEUTRAL and row["split"] == "other" else row["split"]
         weight = 0.4 if corpus == "IndianEmoSpeech" else 1.0  # labels by the crowd, noisy
-        part = np.asarray(samples[start:end])
-        speech = flags[frame : frame + frames]
-        yield Utterance(part, speech, corpus, speaker, split, emotion, arousal, valence, weight)
-        start, frame = end, frame + frames
+        yield Utterance(samples, speech, corpus, speaker, split, emotion, arousal, valence, weight)

@@ -1,8 +1,10 @@
 """The training of a cached encoder and its head: from a data folder to a model folder."""
 
+import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,14 +19,13 @@ from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..encoders.whisper import WhisperEncoder
 from ..errors import BadInput
-from ..manifest import DEFAULT, find
-from .batches import FRAMES, ROWS, Batch, Batches, Source
+from ..manifest import DEFAULT
+from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
 from .brain import Diarizer, Learner, Schedule, answer
 from .concatenations import Speakers
-from .corpora import load
 from .objective import calibrate, concordance, recalls
 from .publish import LABELS, publish
-from .start import fill, read_tensors, without_positions
+from .start import cached, fill, read_tensors, without_positions
 
 ENCODER: Mapping[str, Any] = {
     "mels": 80, "width": 512, "heads": 8, "layers": 3, "outputs": [2, 3], "left": 104, "reach": 64, "fade": 2.0,
@@ -45,6 +46,20 @@ OFFSETS = 0.25
 """Share of the calibration's class offsets that is used: in full they fit the mix of corpora in the valid split, and on
 its concatenations the diarization error is least with a quarter of them."""
 
+SETTINGS: Mapping[str, Any] = {
+    "version": "0.2.0",
+    "family": "whisper",
+    "kind": "cached",
+    "licence": "CC-BY-NC-SA-4.0",
+    "labels": LABELS,
+    "plans": PLANS,
+    "vad": VAD,
+    "decoder": DECODER,
+}
+"""Of the manifest: what is chosen, not learnt."""
+COLDEST, HOTTEST = 0.25, 4.0
+"""Temperatures beyond are those of a handful of frames."""
+
 
 def train(
     data: Path,
@@ -60,13 +75,14 @@ def train(
     without: tuple[str, ...] = (),
     encoder: Mapping[str, Any] = ENCODER,
     head: Mapping[str, Any] = HEAD,
+    settings: Mapping[str, Any] = SETTINGS,
     quiet: bool = False,
     **schedule: float,
 ) -> dict[str, Any]:
-    """Train a model folder `out` from the folder `data`, which holds index.csv; goes on where it was interrupted.
+    """Train a model folder `out` from the folder `data`; goes on where it was interrupted.
 
     Args:
-        data: recordings with an index.csv (columns: `corpora.COLUMNS`).
+        data: recordings with an index.csv (columns: `corpora.COLUMNS`) or a labels.csv (see `rows`).
         out: model folder to write; what training needs meanwhile (gigabytes) goes to `out/training`.
         hours: of augmented speech to train with, in all.
         every: hours of it after which a checkpoint is kept.
@@ -77,11 +93,13 @@ def train(
         name: of the model, in its manifest.
         without: names of corpora to leave out.
         encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`.
+        settings: of the manifest, as `SETTINGS`.
         quiet: show no progress.
         schedule: numbers of `Schedule` other than `steps`.
 
     Returns:
-        Figures on the valid split: loss, recall per class, unweighted average recall, concordance, temperature.
+        Figures on the valid split: recall per class, unweighted average recall, concordance, temperature; those of the
+        model that it started from as `start`.
 
     Raises:
         BadInput: the data cannot be read, or a split has nothing of it.
@@ -91,29 +109,30 @@ def train(
         raise BadInput(f"Bad training of {hours} hours, checkpoints every {every}, expected more than 0")
     began = time.monotonic()
     work = out / "training"
-    corpora = load(data, work / "speech", workers=workers)
-    source = Source(data, work / "speech", without=without)
+    labels = tuple(settings["labels"])
+    source = Source(data, work / "speech", without=without, labels=labels)
+    voices = speakers(source, read(source, workers))
     per_hour = 3600 * 50 / (FRAMES * ROWS)
     steps = max(1, round(hours * per_hour))
     epochs = max(1, round(hours / every))
 
     torch.manual_seed(seed)
-    learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(LABELS), **head))
+    learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
     whisper = _start(learner, init, encoder, source)
+    start = None if whisper else copy.deepcopy(learner).eval()
     learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
     counter = EpochCounter(epochs)
     brain = Diarizer(
         learner,
         whisper,
-        class_weights(Speakers(corpora.split("train", without))),
+        class_weights(voices, len(labels)),
         Schedule(steps=steps, **schedule),
         work / "log.txt",
         run_opts={"device": device, "precision": "bf16", "noprogressbar": quiet},
         checkpointer=Checkpointer(work / "checkpoints", {"learner": learner, "counter": counter}),
     )
     valid = [
-        Batches(Source(data, work / "speech", "valid", clean, without), seed, max(1, min(16, steps)))
-        for clean in (True, False)
+        Batches(replace(source, split="valid", clean=clean), seed, max(1, min(16, steps))) for clean in (True, False)
     ]
     heard = [batch for batches in valid for batch in DataLoader(batches, batch_size=None, num_workers=workers)]
     train_set = _Epochs(source, seed, -(-steps // epochs), counter)
@@ -121,20 +140,15 @@ def train(
     few: DataLoader[Batch] = DataLoader(heard[::4], batch_size=None)  # type: ignore[arg-type]
     brain.fit(counter, loader, few, progressbar=not quiet)
     best = cast(Learner, brain.average.module.to("cpu").eval())
-    report = judge(best, heard)
+    report = judge(best, heard, labels)
+    if start is not None:
+        report["start"] = judge(start, heard, labels)
     table = {
         "name": name,
-        "version": "0.2.0",
-        "family": "whisper",
-        "kind": "cached",
-        "licence": "CC-BY-NC-SA-4.0",
-        "labels": LABELS,
+        **settings,
         "temperature": report["temperature"],
         "encoder": encoder,
         "head": {key: value for key, value in head.items() if key != "dropout"},
-        "plans": PLANS,
-        "vad": VAD,
-        "decoder": DECODER,
     }
     publish(out, table, best.encoder, best.head)
     report["minutes"] = round((time.monotonic() - began) / 60, 1)
@@ -161,7 +175,7 @@ def _context(workers: int) -> str | None:
 def _start(learner: Learner, init: str | Path, encoder: Mapping[str, Any], source: Source) -> WhisperEncoder | None:
     """Fill the learner from `init`; the Whisper encoder to follow, if it starts from one."""
     if Path(init).suffix != ".safetensors":
-        manifest = find(init)
+        manifest = cached(init)
         tensors = read_tensors(manifest.weights)
         fill(learner.encoder, tensors, manifest.weights)
         heads = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
@@ -179,19 +193,19 @@ def _start(learner: Learner, init: str | Path, encoder: Mapping[str, Any], sourc
     return whisper
 
 
-def class_weights(speakers: Speakers) -> Tensor:
+def class_weights(speakers: Speakers, labels: int) -> Tensor:
     """Weight of each class `[C]`: its inverse frequency in what is drawn to the power 0.7; 0 if it does not occur."""
-    counts = torch.zeros(len(LABELS))
+    counts = torch.zeros(labels)
     rng = np.random.default_rng(0)
     for _ in range(2000):
-        for utterance in speakers.pattern(rng):
+        for utterance in speakers.draw(rng)[0]:
             if utterance.emotion >= 0:
                 counts[utterance.emotion] += len(utterance.samples)
-    weights = (counts.sum() / len(LABELS) / counts.clamp(min=1)) ** 0.7
+    weights = (counts.sum() / labels / counts.clamp(min=1)) ** 0.7
     return torch.where(counts > 0, weights, 0.0)  # else label smoothing would call for what never comes
 
 
-def judge(learner: Learner, valid: Sequence[Batch]) -> dict[str, Any]:
+def judge(learner: Learner, valid: Sequence[Batch], labels: Sequence[str] = LABELS) -> dict[str, Any]:
     """Calibrate a learner on the trained frames of batches; its recalls, their mean, concordances and the temperature.
 
     The offsets of the calibration are added to the head's last bias.
@@ -204,12 +218,13 @@ def judge(learner: Learner, valid: Sequence[Batch]) -> dict[str, Any]:
     known = (emotion >= 0) & (weight > 0)
     logits = logits[known].clone()
     temperature, offset = calibrate(logits, emotion[known], weight[known])
+    temperature = min(max(temperature, COLDEST), HOTTEST)
     offset = OFFSETS * offset
     with torch.no_grad():
         learner.head.emotion.bias.add_(temperature * offset)
     recall = recalls(logits + temperature * offset, emotion[known])
     return {
-        "recall": {label: round(float(r), 4) for label, r in zip(LABELS, recall, strict=True)},
+        "recall": {label: round(float(r), 4) for label, r in zip(labels, recall, strict=True)},
         "uar": round(float(recall.nanmean()), 4),
         "concordance": {
             track: round(float(concordance(affect[:, n], target[:, n], weight)), 4)

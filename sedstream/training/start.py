@@ -12,11 +12,26 @@ from torch import Tensor, nn
 from ..encoders.cached import CachedEncoder
 from ..encoders.whisper import Layer, WhisperEncoder
 from ..errors import BadModel
+from ..grid import HOP
+from ..manifest import Manifest, find
 
 LIMIT = 8.0
 """Largest score in the table: Whisper's first layer has some of 40, which would leave a frame one neighbour."""
-SKIPPED = 100
-"""Positions at the start of Whisper's table that are not looked at: they mark the beginning of a recording."""
+
+
+def cached(model: str | Path) -> Manifest:
+    """The manifest of a model that a training can start from.
+
+    Raises:
+        BadModel: there is no such model, it is not whole, or its encoder is windowed.
+    """
+    if Path(model).suffix == ".safetensors":
+        raise BadModel(f"Bad start '{model}', expected a cached model, by its name or folder")
+    manifest = find(model)
+    if manifest.kind != "cached":
+        raise BadModel(f"Bad start '{model}', expected a cached model: its encoder is {manifest.kind}")
+    manifest.verify()
+    return manifest
 
 
 def read_tensors(checkpoint: Path) -> dict[str, Tensor]:
@@ -48,36 +63,56 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], checkpoint: Path) -> Non
     module.load_state_dict({key: tensors[key] for key in own})
 
 
+LEFT, STEP, RIGHT = 104, 48, 16
+"""Frames of a window in which Whisper is looked at, and those in it that count. Whisper's features of one sound differ
+from position to position more than those of two voices do: only about one position are they comparable."""
+
+
+def windows(samples: Tensor) -> Tensor:
+    """Samples `[B, T * 320]` -> all windows that fit, `[B * n, (LEFT + STEP + RIGHT) * 320]`, STEP frames apart."""
+    found: Tensor = samples.unfold(1, (LEFT + STEP + RIGHT) * HOP, STEP * HOP).flatten(0, 1)
+    return found
+
+
+@torch.no_grad()
+def features(whisper: WhisperEncoder, samples: Tensor) -> Tensor:
+    """What Whisper says of samples `[B, T * 320]`, frame by frame near position LEFT: `[B, n * STEP, D]`, from frame
+    LEFT on."""
+    found: Tensor = whisper(windows(samples))[:, LEFT : LEFT + STEP]
+    return found.reshape(len(samples), -1, found.shape[-1])
+
+
 @torch.no_grad()
 def without_positions(encoder: CachedEncoder, whisper: WhisperEncoder, samples: Tensor) -> None:
     """Give `encoder` the weights of `whisper`, and what its positions do to the attention as a table of distances.
 
-    The scores of attention between two frames, with the positions minus with one position for all, averaged over
-    speech and over all pairs of frames at the same distance. Layer after layer: each is fitted to what the fitted
-    ones below it give.
+    The scores of attention from the frames at LEFT to LEFT + STEP, with the positions minus with one position for all,
+    averaged over speech and over all pairs of frames at the same distance. Layer after layer: each is fitted to what
+    the fitted ones below it give.
 
     Args:
         encoder: to be filled; its layers, heads and widths are those of `whisper`.
-        whisper: with at least T + SKIPPED positions.
+        whisper: with at least LEFT + STEP + RIGHT positions.
         samples: speech float32 `[B, T * 320]` at 16 kHz.
     """
     own = encoder.state_dict()
     given = whisper.state_dict()
     encoder.load_state_dict({**own, **{key: given[key] for key in own if key in given}})
-    x = F.gelu(whisper.conv1(whisper.log_mel(samples)))
+    x = F.gelu(whisper.conv1(whisper.log_mel(windows(samples))))
     x = F.gelu(whisper.conv2(x)).transpose(1, 2)
     frames = x.shape[1]
-    positions = whisper.embed_positions.weight[SKIPPED : SKIPPED + frames]
-    encoder.position.copy_(positions.mean(0))
+    positions = whisper.embed_positions.weight[:frames]
+    seen = slice(LEFT, LEFT + STEP)
+    encoder.position.copy_(positions[seen].mean(0))
     with_positions, without = x + positions, x + encoder.position
     place = torch.arange(frames)
     distance = (place - place[:, None]).clamp(-encoder.reach, encoder.reach) + encoder.reach
-    count = torch.bincount(distance.flatten(), minlength=2 * encoder.reach + 1)
+    count = torch.bincount(distance[seen].flatten(), minlength=2 * encoder.reach + 1)
     for number, module in enumerate(whisper.layers):
         layer = cast(Layer, module)
-        difference = _scores(layer, with_positions) - _scores(layer, without)
+        difference = (_scores(layer, with_positions) - _scores(layer, without))[:, :, seen]
         difference = (difference - difference.mean(-1, keepdim=True)).mean(0).flatten(1)
-        sums = torch.zeros(len(difference), len(count)).index_add_(1, distance.flatten(), difference)
+        sums = torch.zeros(len(difference), len(count)).index_add_(1, distance[seen].flatten(), difference)
         encoder.distance[number] = (sums / count.clamp(min=1)).clamp(-LIMIT, LIMIT)
         with_positions = layer(with_positions)
         without, _ = encoder.through(number, without, None, encoder.distance[number][:, distance])

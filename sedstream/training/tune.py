@@ -1,0 +1,151 @@
+"""Fine-tuning: a model goes on learning from a user's labelled folder, and from nothing else."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..grid import HOP, RATE
+from ..manifest import DEFAULT, Manifest
+from ..zoo import load as load_model
+from . import labelled
+from .batches import FRAMES, ROWS
+from .card import card
+from .corpora import Corpora
+from .recipe import HEAD, train
+from .start import cached
+
+HEAD_RATE, ENCODER_RATE = 3e-4, 3e-5
+"""Highest learning rates: a fifth of those that the start was trained with."""
+TIMES, LEAST, MOST = 10.0, 1.0, 8.0
+"""Hours of training for each labelled hour, and at least and at most."""
+CHECKPOINTS = 4
+
+
+def tune(
+    data: Path,
+    out: Path,
+    *,
+    init: str | Path = DEFAULT,
+    hours: float | None = None,
+    seed: int = 1,
+    device: str = "cpu",
+    workers: int = 2,
+    quiet: bool = False,
+    **schedule: float,
+) -> dict[str, Any]:
+    """Fine-tune a model on a labelled folder; goes on where it was interrupted.
+
+    Labels, plans, VAD and decoder remain those of the start. `out` gets manifest.toml, the weights, metrics.json and
+    CARD.md; its name is the model's.
+
+    Args:
+        data: folder with labels.csv and the recordings that it names (see `rows` and `labelled`).
+        out: model folder to write; what training needs meanwhile goes to `out/training`.
+        init: a cached model's name or folder.
+        hours: of augmented speech to train with; None: ten times what is labelled, from 1 to 8.
+        seed, device, workers, quiet, schedule: as of `recipe.train`.
+
+    Returns:
+        What metrics.json holds: the figures of `recipe.train`, `before` those of the start on the same speech, and
+        `speech`, what was learned from.
+
+    Raises:
+        BadInput: the labels or a recording cannot be used, or `out` holds another training.
+        BadModel: the start is no cached model, or not whole.
+    """
+    start = cached(init)
+    load_model(start)  # says what is wrong with it, if anything
+    name = out.resolve().name
+    if out.resolve() == start.folder.resolve():
+        raise BadInput(f"Bad folder '{out}' to write, expected another one than that of the start")
+    work = out / "training"
+    corpora = labelled.load(data, work / "speech", start.labels, workers=workers)
+    _claim(labelled.table_of(data), work, start, seed)
+    speech = account(corpora, start.labels)
+    if hours is None:
+        hours = min(MOST, max(LEAST, TIMES * speech["train"]["minutes"] / 60))
+    steps = max(1.0, hours * 3600 * RATE / (FRAMES * ROWS * HOP))
+    rates: dict[str, Any] = {
+        "head_rate": HEAD_RATE,
+        "encoder_rate": ENCODER_RATE,
+        "average": max(0.8, min(0.998, 1 - 10 / steps)),
+    }
+    report = train(
+        data,
+        out,
+        hours=hours,
+        every=hours / CHECKPOINTS,
+        seed=seed,
+        init=start.folder,
+        device=device,
+        workers=workers,
+        name=name,
+        encoder=start.encoder,
+        head={**start.head, "dropout": HEAD["dropout"]},
+        settings=_settings(start),
+        quiet=quiet,
+        **(rates | schedule),
+    )
+    before = report.pop("start")
+    figures = {**report, "hours": round(hours, 2), "init": f"{start.name} {start.version}", "before": before}
+    figures["speech"] = speech
+    (out / "metrics.json").write_text(json.dumps(_finite(figures), indent=1) + "\n", encoding="utf-8")
+    (out / "CARD.md").write_text(card(name, start, figures), encoding="utf-8")
+    return figures
+
+
+def account(corpora: Corpora, labels: tuple[str, ...]) -> dict[str, Any]:
+    """What there is of each split: recordings, speakers, minutes of labelled speech, in all and by emotion."""
+    found: dict[str, Any] = {}
+    for split in ("train", "valid"):
+        here = corpora.split(split)
+        minutes = dict.fromkeys(labels, 0.0)
+        for u in here:
+            if u.emotion >= 0:
+                minutes[labels[u.emotion]] += u.speech.sum() * HOP / RATE / 60
+        found[split] = {
+            "recordings": len({u.file for u in here}),
+            "speakers": len({u.speaker for u in here}),
+            "minutes": round(float(sum(u.speech.sum() for u in here)) * HOP / RATE / 60, 2),
+            "emotions": {label: round(float(value), 2) for label, value in minutes.items()},
+        }
+    voices = [{u.speaker for u in corpora.split(split)} for split in ("train", "valid")]
+    found["shared_speakers"] = len(voices[0] & voices[1])
+    return found
+
+
+def _settings(start: Manifest) -> dict[str, Any]:
+    return {
+        "version": "0.1.0",
+        "family": start.family,
+        "kind": start.kind,
+        "licence": start.licence,
+        "labels": start.labels,
+        "plans": {name: asdict(plan) for name, plan in start.plans.items()},
+        "vad": asdict(start.vad),
+        "decoder": asdict(start.decoder),
+    }
+
+
+def _claim(table: Path, work: Path, start: Manifest, seed: int) -> None:
+    """Note what is trained: a checkpoint of another start or of other labels must not be taken up."""
+    now = {"start": start.sha256, "labels": sha256(table.read_bytes()).hexdigest(), "seed": seed}
+    note = work / "tune.json"
+    if (work / "checkpoints").is_dir() and (not note.is_file() or json.loads(note.read_text("utf-8")) != now):
+        raise BadInput(
+            f"Bad folder '{work.parent}' to write, expected none of a training from another start, other labels or "
+            f"another seed: remove '{work}' to begin anew"
+        )
+    note.write_text(json.dumps(now), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """NaN is no JSON: null, for what there was nothing to measure on."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and isnan(value) else value
