@@ -1,7 +1,7 @@
 """What a cached encoder follows: Whisper's features of the clean window, freed from where in the window a frame is.
 
-Of the variance of Whisper base's features (layer 2, each normalised) half is the place of a frame in the window, not its
-sound. The mean over many sounds at a position is that part. Less it, one sound gives nearly the same features anywhere
+Of the variance of Whisper base's features (layer 2, each normalised) half is the place of a frame in the window, not
+its sound. The mean over many sounds at a place is that part. Less it, one sound gives nearly the same features anywhere
 (they differ by a tenth of their variance), and an encoder without positions can follow them.
 """
 
