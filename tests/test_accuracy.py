@@ -271,7 +271,7 @@ def test_a_head_learns_what_is_there_and_stops() -> None:
     train, valid, test = sheet(3000), sheet(300), sheet(300)
     knows, ignorant = Head((0, 1), 512, "cpu"), Head((3,), 512, "cpu")
     assert knows.fit([train], [valid], 0) < 0.5 < ignorant.fit([train], [valid], 0)
-    assert (knows.classes(test.states) == test.classes).mean() > 0.95
+    assert (knows.classes(test.states) == test.classes).mean() > 0.9
     assert (ignorant.classes(test.states) == test.classes).mean() < 0.4
 
 
