@@ -22,7 +22,7 @@ from .zoo import Model, load, one_core
 
 Array = NDArray[np.float32]
 
-ABREAST = 16
+ABREAST = 8
 """Recordings under way: enough rows for every tick and two groups for the VAD, and a bound on memory."""
 AHEAD = 4
 """Blocks of 4 s that a reader may be ahead of the model."""
