@@ -175,6 +175,20 @@ def test_without_positions() -> None:
     torch.testing.assert_close(encoder.position, whisper.embed_positions.weight[100:190].mean(0))
 
 
+@torch.inference_mode()
+def test_a_table_of_old_weights_is_forgotten() -> None:
+    network = make()
+    before = session(network, voice(32), PLAN)
+    network.train()
+    network.encoder.distance.mul_(0.5)
+    network.eval()
+    after = session(network, voice(32), PLAN)
+    assert not torch.allclose(after, before, atol=1e-3)
+    fresh = make()
+    fresh.encoder.distance.mul_(0.5)
+    torch.testing.assert_close(after, session(fresh, voice(32), PLAN), atol=0, rtol=0)
+
+
 @pytest.mark.parametrize(
     "change", [{"heads": 5}, {"heads": 0}, {"outputs": []}, {"outputs": [4]}, {"left": 0}, {"reach": 0}]
 )
