@@ -22,7 +22,8 @@ def read(path: Path) -> dict[str, Tensor]:
 
     graph = onnx.load(path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    found = {name: to_array(tensor) for name, tensor in stored.items() if tensor.data_type == onnx.TensorProto.FLOAT}
+    floats = [name for name, tensor in stored.items() if tensor.data_type == onnx.TensorProto.FLOAT]
+    found = {name: to_array(stored[name]) for name in floats if not name.endswith("_scale")}
     for node in graph.node:
         if node.op_type not in MULTIPLY or node.input[1] not in stored:
             continue  # of two activations: attention
