@@ -81,7 +81,8 @@ class Assembler:
                     done.append(self._open.segment(self.labels))
                 self._open = state
             self._committed += len(labels)
-            probs, affect, speech = (held[len(labels) :].copy() for held in (probs, affect, speech))
+            probs, affect = probs[len(labels) :].copy(), affect[len(labels) :].copy()
+            speech = speech[len(labels) :].copy()
         self._probs, self._affect, self._speech = [probs], [affect], [speech]
         if len(speech) and not speech[0]:
             done += self.close()
