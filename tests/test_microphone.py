@@ -14,98 +14,9 @@ import soundfile
 from pulse import Room, open_room
 
 from sedstream import diarize
-from sedstream.audio.microphone import CaptureClock
 from sedstream.events import segment_fields
 from sedstream.grid import RATE, frames_of
 from sedstream.zoo import Model
-
-BLOCK = 800
-
-
-class Host:
-    """The times that PortAudio passes with each block, as measured: even to a tenth of a millisecond."""
-
-    def __init__(self, rate: int = RATE, tells_time: bool = True) -> None:
-        self.clock = CaptureClock(rate)
-        self.tells_time = tells_time
-        self.rate = rate
-        self.sample = 0  # of the device, those that nobody gets included
-        self.now = 100.0
-        self.lost: list[int] = []
-        self.jitter = np.random.default_rng(1)
-
-    def block(self, *, overflow: bool = False, waits: bool = True) -> int:
-        """The next block; with ``waits`` handed over when complete, otherwise at once, for it was complete before."""
-        begin, end = (100 + (self.sample + n) / self.rate for n in (0, BLOCK))
-        self.now = max(end, self.now) if waits else self.now
-        self.sample += BLOCK
-        seen = begin + 0.0001 * self.jitter.standard_normal() if self.tells_time else 0.0
-        lost = self.clock.lost(BLOCK, seen, self.now + 0.001 * self.jitter.random(), overflow)
-        self.lost.append(lost)
-        return lost
-
-    def blocks(self, count: int) -> int:
-        return sum(self.block() for _ in range(count))
-
-
-def test_an_overflow_is_as_long_as_the_host_clock_says() -> None:
-    host = Host()
-    assert host.blocks(30) == 0
-    host.sample += 5_000
-    assert host.block(overflow=True) == pytest.approx(5_000, abs=10)
-    assert host.blocks(200) == 0
-    host.sample += 100
-    assert host.block(overflow=True) == pytest.approx(100, abs=10)
-
-
-def test_an_overflow_without_a_host_clock_is_one_block() -> None:
-    host = Host(tells_time=False)
-    host.blocks(30)
-    assert host.block(overflow=True) == BLOCK
-    first = Host()
-    assert first.block(overflow=True) == BLOCK  # nothing to compare with yet
-
-
-def test_an_overflow_of_nothing_shifts_nothing() -> None:
-    host = Host()
-    host.blocks(30)
-    assert host.block(overflow=True) == pytest.approx(0, abs=10)
-
-
-def test_blocks_that_come_late_are_not_lost() -> None:
-    """A suspended program finds everything in the sound server's buffer."""
-    host = Host()
-    host.blocks(50)
-    host.now += 1.5
-    for _ in range(30):
-        assert host.block(waits=False) == 0
-    assert host.blocks(100) == 0
-
-
-def test_what_a_host_loses_silently_is_found() -> None:
-    host = Host()
-    host.blocks(50)
-    host.now += 9
-    for _ in range(100):  # the 5 seconds that its buffer held
-        assert host.block(waits=False) == 0
-    host.sample += 4 * RATE
-    assert host.blocks(30) == pytest.approx(4 * RATE, abs=RATE * 0.002)
-    assert host.blocks(500) == 0
-
-
-def test_two_clocks_that_drift_apart_lose_nothing() -> None:
-    host = Host(rate=RATE + 8)  # 500 ppm, for 50 minutes
-    host.clock = CaptureClock(RATE)
-    assert host.blocks(60_000) == 0
-
-
-def test_a_loss_is_bounded() -> None:
-    host = Host()
-    host.blocks(50)
-    host.sample += 10_000 * RATE
-    host.now += 10_000
-    assert host.blocks(200) == CaptureClock.LONGEST * RATE
-
 
 HEAD = """
 import json, sys, time
