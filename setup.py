@@ -8,14 +8,12 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from distutils.ccompiler import new_compiler
-from distutils.errors import CompileError, LinkError
-from distutils.sysconfig import customize_compiler
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
+from setuptools.errors import CompileError, LinkError
 
 NATIVE = Path("native")
 FRONT = "sedstream.libfront"
@@ -24,6 +22,9 @@ FRONT = "sedstream.libfront"
 
 def lacking() -> str | None:
     """What the C++ part needs and does not find here."""
+    from distutils.ccompiler import new_compiler  # setuptools' own, which it puts in place when imported
+    from distutils.sysconfig import customize_compiler
+
     compiler = new_compiler()
     if compiler.compiler_type != "unix":
         return "GCC or Clang"
