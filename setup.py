@@ -95,10 +95,12 @@ class BuildNative(build_ext):
 
 
 class SourcesToo(sdist):
-    def add_defaults(self) -> None:
-        """Also the sources of what is not built here."""
-        super().add_defaults()
-        self.filelist.extend(str(path) for path in sorted(NATIVE.iterdir()) if path.is_file())
+    def make_distribution(self) -> None:
+        """With the sources of what is not built here."""
+        self.filelist.extend(str(path) for path in NATIVE.iterdir() if path.is_file())
+        self.filelist.sort()
+        self.filelist.remove_duplicates()
+        super().make_distribution()
 
 
 parts = extensions()

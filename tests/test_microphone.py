@@ -101,8 +101,8 @@ def hold():
 
 with Microphone(ring, "pulse", 192_000) as microphone:
     capture_until(microphone, 192_000)
-    threading.Thread(target=hold).start()
     print("capturing", flush=True)
+    threading.Thread(target=hold).start()
     while not select.select([sys.stdin], [], [], 0.02)[0]:  # as `listen` looks after the microphone
         pass
     time.sleep(3)  # what was late arrives, what was lost shows
@@ -163,10 +163,10 @@ def test_a_suspended_program_keeps_time(kind: type[Ring], tmp_path: Path) -> Non
 
 
 @each_ring
-@pytest.mark.parametrize(("seconds", "times"), [(0.2, 20), (16.0, 1)])
+@pytest.mark.parametrize(("seconds", "times"), [(0.2, 20), (10.0, 1)])
 def test_a_thread_that_holds_the_gil(kind: type[Ring], seconds: float, times: int, tmp_path: Path) -> None:
-    """In Python, the sound server must keep what the callback has no time for, and drops what it cannot; in C++ the
-    callback always has time. PulseAudio keeps 4 MB, and 4 more in the program: more than 200 ms ever need."""
+    """In Python, the sound server must keep what the callback has no time for, and drops what it cannot: PulseAudio
+    what is more than 4 MB, 5.5 s here. In C++ the callback always has time."""
     noise = np.random.default_rng(1).integers(1, 2**15, 192_000 * round(4 + seconds)).astype(np.int16)  # no zeros
     soundfile.write(tmp_path / "noise.wav", noise, 192_000)
     recorded = tmp_path / "captured"
@@ -180,7 +180,7 @@ def test_a_thread_that_holds_the_gil(kind: type[Ring], seconds: float, times: in
     print(f"{kind.__name__}, {seconds} s: {len(noise) - len(heard)} of {len(noise)} lost, {told['lost']} told")
     if kind is Ring and seconds > 1:
         assert len(heard) < len(noise)
-        assert told["lost"] == pytest.approx(len(noise) - len(heard), abs=0.2 * 192_000)
+        assert told["lost"] > len(noise) - len(heard) - 0.2 * 192_000
     else:
         assert told["lost"] == 0
         assert np.array_equal(heard, noise)
