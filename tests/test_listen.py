@@ -31,21 +31,23 @@ from sedstream.zoo import Model
 
 Rows = list[dict[str, Any]]
 
-# The real command; what enters its ring is also kept on disk, to be diarized as a recording afterwards.
+# The real command; what leaves its ring is also kept on disk, to be diarized as a recording afterwards.
 RECORDED = """
 import sys
+import numpy as np
 from sedstream import listen
-from sedstream.audio.ring import Ring
 from sedstream.cli import main
 
 captured = open(sys.argv[1], "wb", buffering=0)
 
-class Recorded(Ring):
-    def write(self, samples):
-        captured.write(samples.tobytes())
-        return super().write(samples)
+class Recorded(type(listen.capture_ring(1))):
+    def read(self):
+        parts = super().read()
+        for part in parts:
+            captured.write(np.zeros(part, np.float32) if isinstance(part, int) else part)
+        return parts
 
-listen.Ring = Recorded
+listen.capture_ring = Recorded
 listen.RING = int(sys.argv[2])
 sys.exit(main(["listen", "--device", "pulse", *sys.argv[3:]]))
 """
