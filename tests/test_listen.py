@@ -206,19 +206,12 @@ def test_what_is_lost_is_told_and_shifts_nothing(model: Model, short_clip: Path,
             break
     assert told
     captured = np.fromfile(recorded, np.float32)
-    silence_lost = True
     for gap in told:
         assert gap is not None
         first, end = (round(float(second) * RATE) for second in gap.groups())
-        silence_lost = silence_lost and not captured[first:end].any()
-        captured[first:end] = 0
+        assert not captured[first + 16 : end - 16].any()  # its line is exact to 1 ms
     rows, expected = rows_of(output), as_heard(diarize(captured, rate=RATE, model=model, plan="live"))
-    block = model.manifest.plan("live").step
-    here, there = (spoken(found, frames_of(len(captured))) for found in (rows, expected))
-    assert not (here & ~widened(there, block)).any()
-    assert not (there & ~widened(here, block)).any()
-    if silence_lost:  # unless this machine is so busy that speech was lost as well: a gap's line is exact to 1 ms only
-        assert rows == expected
+    assert rows == expected
 
 
 def test_seconds_and_a_file(tmp_path: Path) -> None:
