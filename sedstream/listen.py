@@ -20,8 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .audio.microphone import Microphone, devices
-from .audio.ring import Ring
+from .audio.microphone import Microphone, capture_ring, devices
 from .engine import Delivery, Engine
 from .errors import BadInput, SedstreamError
 from .events import Arousal, End, Event, Final, Gap, Segment, SpeechEnd, SpeechStart, Update, segment_fields
@@ -62,7 +61,7 @@ def listen(
     chosen = format or ("table" if out is None and sys.stdout.isatty() else "jsonl")
     if chosen not in ("table", "jsonl"):
         raise BadInput(f"Bad format {chosen!r}, expected table or jsonl")
-    ring = Ring(RING)
+    ring = capture_ring(RING)
     microphone = Microphone(ring, device)  # before the model: what can fail at once should
     loaded = model if isinstance(model, Model) else load(model)
     _warm(loaded, plan, labels, microphone.rate)

@@ -31,7 +31,7 @@ def need_pulse() -> None:
 class Room:
     """A sound server of one's own: what is played into it comes out of its only microphone, sample by sample."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rate: int) -> None:
         self._folder = folder
         socket = folder / "socket"
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("PULSE_")}
@@ -50,7 +50,7 @@ class Room:
                 f"module-native-protocol-unix socket={socket} auth-anonymous=1",
                 # norewinds: a buffer of 50 ms in place of 2 s, so that recording begins at once.
                 "-L",
-                "module-null-sink sink_name=room rate=16000 channels=1 format=s16le norewinds=1",
+                f"module-null-sink sink_name=room rate={rate} channels=1 format=s16le norewinds=1",
             ],
             env=self.env,
             stdout=subprocess.DEVNULL,
@@ -80,12 +80,12 @@ class Room:
 
 
 @contextmanager
-def open_room() -> Iterator[Room]:
-    """A :class:`Room` for one test."""
+def open_room(rate: int = 16_000) -> Iterator[Room]:
+    """A :class:`Room` for one test, at ``rate`` Hz."""
     need_pulse()
     # A short path: a socket's name may have 107 characters.
     with TemporaryDirectory(prefix="room") as folder:
-        room = Room(Path(folder))
+        room = Room(Path(folder), rate)
         try:
             yield room
         finally:

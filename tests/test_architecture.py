@@ -16,7 +16,7 @@ FLOORS = [
     {"events"},
     {"exports", "progress", "scoring"},
     {"audio", "speech", "encoders", "decoding"},
-    {"manifest"},
+    {"front", "manifest"},
     {"zoo"},
     {"stream"},
     {"schedule", "tick"},
@@ -35,7 +35,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 ONLY_ABOVE = {"threading": "engine", "asyncio": "engine", "time": "engine", "logging": "engine"}
 FACES = {"progress", "training"}  # what people look at may know the clock
-TORCH = {"speech", "encoders", "zoo", "training"}
+TORCH = {"speech", "encoders", "front", "zoo", "training"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

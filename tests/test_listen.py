@@ -31,21 +31,23 @@ from sedstream.zoo import Model
 
 Rows = list[dict[str, Any]]
 
-# The real command; what enters its ring is also kept on disk, to be diarized as a recording afterwards.
+# The real command; what leaves its ring is also kept on disk, to be diarized as a recording afterwards.
 RECORDED = """
 import sys
+import numpy as np
 from sedstream import listen
-from sedstream.audio.ring import Ring
 from sedstream.cli import main
 
 captured = open(sys.argv[1], "wb", buffering=0)
 
-class Recorded(Ring):
-    def write(self, samples):
-        captured.write(samples.tobytes())
-        return super().write(samples)
+class Recorded(type(listen.capture_ring(1))):
+    def read(self):
+        parts = super().read()
+        for part in parts:
+            captured.write(np.zeros(part, np.float32) if isinstance(part, int) else part)
+        return parts
 
-listen.Ring = Recorded
+listen.capture_ring = Recorded
 listen.RING = int(sys.argv[2])
 sys.exit(main(["listen", "--device", "pulse", *sys.argv[3:]]))
 """
@@ -204,19 +206,12 @@ def test_what_is_lost_is_told_and_shifts_nothing(model: Model, short_clip: Path,
             break
     assert told
     captured = np.fromfile(recorded, np.float32)
-    silence_lost = True
     for gap in told:
         assert gap is not None
         first, end = (round(float(second) * RATE) for second in gap.groups())
-        silence_lost = silence_lost and not captured[first:end].any()
-        captured[first:end] = 0
+        assert not captured[first + 16 : end - 16].any()  # its line is exact to 1 ms
     rows, expected = rows_of(output), as_heard(diarize(captured, rate=RATE, model=model, plan="live"))
-    block = model.manifest.plan("live").step
-    here, there = (spoken(found, frames_of(len(captured))) for found in (rows, expected))
-    assert not (here & ~widened(there, block)).any()
-    assert not (there & ~widened(here, block)).any()
-    if silence_lost:  # unless this machine is so busy that speech was lost as well: a gap's line is exact to 1 ms only
-        assert rows == expected
+    assert rows == expected
 
 
 def test_seconds_and_a_file(tmp_path: Path) -> None:

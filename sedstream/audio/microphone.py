@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from ..errors import Unavailable
 from ..grid import RATE
+from .capture import Capture
 from .resample import MAX_RATE, MIN_RATE
 from .ring import Ring
+
+try:
+    from .native import NativeCapture, NativeRing
+except ModuleNotFoundError:  # not built: see native/README.md
+    NATIVE = False
+else:
+    NATIVE = True
 
 BUFFER = 0.2
 """Seconds that the host is asked to buffer: what Python may oversleep. Blocks arrive several times as often."""
@@ -73,6 +78,11 @@ def find_device(wanted: str | int | None = None) -> Device:
     raise Unavailable(f"Bad device {str(wanted)!r}, expected one of {names}")
 
 
+def capture_ring(capacity: int) -> Ring:
+    """A ring of ``capacity`` samples to capture into. Raises ``BadInput`` for less than 1."""
+    return NativeRing(capacity) if NATIVE else Ring(capacity)
+
+
 class Microphone:
     """``with Microphone(ring) as microphone``: the first channel of ``device`` flows into ``ring`` until the end.
 
@@ -84,26 +94,20 @@ class Microphone:
         self.device = find_device(device)
         self._portaudio = _portaudio()
         self.rate, self._channels = self._choose(rate)
-        self.captured = 0
-        """Samples since the start, lost ones included: the device's own time."""
-        self.lost = 0
-        """How many of them the host lost."""
-        self._ring = ring
-        self._clock = CaptureClock(self.rate)
-        self._peak = 0.0
+        self._capture = capture_into(ring, self.rate, self._channels)
         self._seen = (0, -1.0)  # samples captured, and when that was first seen
         self._stuck = False
         self._stream: Any = None
 
     def __enter__(self) -> Microphone:
         try:
-            self._stream = self._portaudio.InputStream(
+            self._stream = self._capture.open(
+                self._portaudio,
                 device=self.device.index,
                 samplerate=self.rate,
                 channels=self._channels,
                 dtype="float32",
                 latency=BUFFER,
-                callback=self._capture,
             )
             self._stream.start()
         except self._portaudio.PortAudioError as error:
@@ -125,14 +129,24 @@ class Microphone:
             self._seen = (self.captured, now)
         elif now - since > (STALL if captured else START):
             self._stuck = True
+            self._capture.stop()
             raise Unavailable(
                 f"Bad device '{self.device.name}', expected audio: none came for {now - since:.0f} seconds"
             )
 
+    @property
+    def captured(self) -> int:
+        """Samples since the start, lost ones included: the device's own time."""
+        return self._capture.captured
+
+    @property
+    def lost(self) -> int:
+        """How many of them the host lost."""
+        return self._capture.lost
+
     def level(self) -> float:
         """The highest absolute sample, 0…1, since the last call."""
-        peak, self._peak = self._peak, 0.0
-        return peak
+        return self._capture.level()
 
     def close(self) -> None:
         """Stop capturing. Nothing is written to the ring afterwards; may be called twice."""
@@ -142,24 +156,11 @@ class Microphone:
             # its code and its callback must outlive even the interpreter: they are never freed.
             if waiting := getattr(self._portaudio, "_exit_handler", None):
                 atexit.unregister(waiting)
-            for kept in (self._stream, getattr(self._portaudio, "_lib", None)):
+            for kept in (self._stream, self._capture, getattr(self._portaudio, "_lib", None)):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
         elif self._stream is not None:
             self._stream.close(ignore_errors=True)
         self._stream = None
-
-    def _capture(self, block: Any, frames: int, time: Any, status: Any) -> None:
-        """PortAudio's thread: ``[frames, channels]`` f32. Nothing here may wait."""
-        if self._stuck or not frames:
-            return
-        lost = self._clock.lost(frames, time.inputBufferAdcTime, time.currentTime, bool(status.input_overflow))
-        if lost:
-            self._ring.lose(lost)
-            self.lost += lost
-        samples = block[:, 0]
-        self._ring.write(samples)
-        self.captured += lost + frames
-        self._peak = max(self._peak, float(np.abs(samples).max(initial=0.0)))
 
     def _choose(self, rate: int | None) -> tuple[int, int]:
         """The rate in Hz and the number of channels to open: some hardware has no mono and no 16 kHz of its own."""
@@ -183,67 +184,9 @@ class Microphone:
         return Unavailable(f"Bad device '{self.device.name}', expected a microphone that can be opened: {reason}")
 
 
-class CaptureClock:
-    """How many samples the host lost before each block, told from the times that come with the blocks.
-
-    Two clocks, because each knows what the other does not. When the host *says* that it lost samples, the capture time
-    of the block's first sample tells how many at once: it runs ahead of the samples counted by what is missing. It is
-    trusted only if it ran evenly before (some hosts leave it at zero, and sound servers correct it during their first
-    second); otherwise one block is taken as lost, since hosts drop whole buffers.
-
-    A sound server may also drop samples and say nothing (PulseAudio does after 4 MB, when a program is suspended for a
-    minute). Then every later block arrives later than its number of samples allows. A busy machine delays blocks as
-    well, but catches up; so only a delay that stays the same for two half seconds is a loss.
-    """
-
-    EVEN = 0.02
-    """Seconds by which clocks may jitter and still count as even."""
-    SILENT = 0.25
-    """Seconds missing before a host that says nothing is disbelieved: less than one block of a live plan."""
-    LONGEST = 60
-    """Seconds of one loss at most: whoever slept longer did not listen, and zeros cost memory."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._counted = 0  # samples so far, lost ones included
-        self._begins: deque[float] = deque(maxlen=16)  # capture time less counted samples, of the last blocks
-        self._until = rate // 2  # where the current half second ends
-        self._delay = np.inf  # smallest arrival time less counted samples in it,
-        self._before = np.inf  # in the one before,
-        self._usual = np.inf  # and when all is well
-
-    def lost(self, frames: int, captured: float, now: float, overflow: bool) -> int:
-        """Samples lost just before a block of ``frames`` samples whose first was captured at ``captured`` seconds.
-
-        ``now``: when the block was handed over, in seconds of the same clock. ``overflow``: the host says it lost some.
-        """
-        lost = self._said(frames, captured) if overflow else self._unsaid(now)
-        lost = max(0, min(lost, self.LONGEST * self._rate))
-        self._counted += lost
-        self._begins.append(captured - self._counted / self._rate)
-        self._counted += frames
-        self._delay = min(self._delay, now - self._counted / self._rate)
-        return lost
-
-    def _said(self, frames: int, captured: float) -> int:
-        begins = sorted(self._begins)
-        if len(begins) < 4 or begins[-1] - begins[0] > self.EVEN:
-            return frames
-        return round((captured - begins[len(begins) // 2]) * self._rate) - self._counted
-
-    def _unsaid(self, now: float) -> int:
-        if self._counted < self._until:
-            return 0
-        delay, before = self._delay, self._before
-        self._before, self._delay, self._until = delay, np.inf, self._counted + self._rate // 2
-        if abs(delay - before) > self.EVEN:
-            return 0
-        if delay - self._usual < self.SILENT:
-            self._usual = delay  # follows the slow drift between the two clocks, and a host that became quicker
-            return 0
-        lost = min(round((delay - self._usual) * self._rate), self.LONGEST * self._rate)
-        self._usual = self._before = delay - lost / self._rate
-        return lost
+def capture_into(ring: Ring, rate: int, channels: int) -> Capture:
+    """What writes the first of ``channels`` into ``ring``, in the language of the ring."""
+    return NativeCapture(ring, rate, channels) if NATIVE and isinstance(ring, NativeRing) else Capture(ring, rate)
 
 
 def _portaudio() -> Any:
