@@ -34,7 +34,9 @@ def lines(manifest: Manifest, done: str = "verified") -> Iterator[str]:
     kind = f"{manifest.kind} {manifest.family}"
     yield f"{manifest.name} {manifest.version}  {kind}, {manifest.licence}, {size / 2**20:.1f} MB, {done}"
     yield f"  labels: {', '.join(manifest.labels)}; arousal, valence"
-    plans = ", ".join(f"{name} {plan.latency:.2f} s" for name, plan in manifest.plans.items())
+    plans = ", ".join(
+        f"{name} {'at the end' if plan.whole else f'{plan.latency:.2f} s'}" for name, plan in manifest.plans.items()
+    )
     yield f"  algorithmic latency: {plans}"
     yield f"  {manifest.folder}"
 

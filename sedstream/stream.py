@@ -49,7 +49,11 @@ class Stream:
 
     ``write`` samples, then let :func:`sedstream.tick` run the models (it calls ``pull``, ``hear`` and ``push``),
     then drain ``events``; ``close`` at the end, and go on ticking until ``done``.
+
+    Raises ``BadModel`` for a plan that the model lacks, ``BadInput`` for labels that it lacks and for a whole plan.
     """
+
+    _whole = False
 
     def __init__(
         self,
@@ -60,6 +64,8 @@ class Stream:
         keep_frames: bool = False,
     ) -> None:
         self.plan = plan if isinstance(plan, Plan) else manifest.plan(plan)
+        if self.plan.whole != self._whole:
+            raise BadInput(f"Bad plan '{plan}', expected one for live audio: it answers at the end")
         self.labels = manifest.choose(labels)
         self._columns = [manifest.labels.index(label) for label in self.labels]
         self._all = len(self._columns) == len(manifest.labels)
@@ -198,9 +204,8 @@ class Stream:
         if scores is None or affect is None:
             scores = np.zeros((self.plan.step, len(self.labels)), np.float32)
             affect = np.zeros((self.plan.step, 2), np.float32)
-        elif not self._all:
-            scores = scores[:, self._columns]
-            scores = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        else:
+            scores = self._restrict(scores)
         last = self._last_block
         self._scores = np.concatenate([self._scores, scores])
         self._affect = np.concatenate([self._affect, affect])
@@ -215,6 +220,14 @@ class Stream:
             self._update()
         self._drop()
         self._settle()
+
+    def _restrict(self, scores: Array) -> Array:
+        """The chosen labels' log-probabilities, renormalised."""
+        if self._all:
+            return scores
+        chosen = scores[:, self._columns]
+        restricted: Array = chosen - np.log(np.exp(chosen).sum(axis=1, keepdims=True))
+        return restricted
 
     @property
     def _last_block(self) -> bool:

@@ -19,7 +19,7 @@ FLOORS = [
     {"manifest"},
     {"zoo"},
     {"stream"},
-    {"schedule", "tick"},
+    {"schedule", "tick", "whole"},
     {"offline"},
     {"session"},
     {"engine", "recordings", "sources"},
