@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,21 +13,32 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from .encoders import speechbrain
 from .encoders.cached import CachedEncoder
-from .encoders.heads import CachedHead, FrameHead
+from .encoders.heads import CachedHead, FrameHead, LinearHead
 from .encoders.networks import CachedNetwork, Network, WindowedNetwork
+from .encoders.wav2vec import Wav2VecEncoder
 from .encoders.whisper import WhisperEncoder
 from .errors import BadInput, BadModel
-from .grid import HOP, Plan
-from .manifest import DEFAULT, Manifest, find
+from .grid import HOP, RATE, Plan
+from .manifest import DEFAULT, File, Manifest, digest, find
 from .speech.silero import Silero
 
 FAMILIES: dict[tuple[str, str], tuple[type[nn.Module], type[nn.Module], type[Network]]] = {
     ("whisper", "windowed"): (WhisperEncoder, FrameHead, WindowedNetwork),
     ("whisper", "cached"): (CachedEncoder, CachedHead, CachedNetwork),
+    ("wav2vec", "windowed"): (Wav2VecEncoder, FrameHead, WindowedNetwork),
+    ("speechbrain", "windowed"): (Wav2VecEncoder, LinearHead, WindowedNetwork),
 }
+FORMATS: dict[str, Callable[[Manifest], Mapping[str, Tensor]]] = {
+    "safetensors": lambda manifest: load_file(manifest.weights),
+    "speechbrain": lambda manifest: speechbrain.load(manifest.folder, manifest.labels).tensors,
+}
+"""How weights are read: tensors named ``encoder.*`` and ``head.*``."""
+SPEECHBRAIN = "wavlm-large-sed"
+"""The model whose plans and decoder a SpeechBrain checkpoint gets that has no manifest."""
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
 
@@ -51,7 +63,9 @@ class Model:
         self, blocks: Array, plan: Plan, spread: Spread = map, before: Sequence[Before] | None = None
     ) -> tuple[Array, Array, list[Any]]:
         """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]``, arousal and valence ``[B, step,
-        2]`` f32, and what each session remembers now.
+        2]`` f32 (NaN from a model that does not tell them), and what each session remembers now.
+
+        For a whole plan blocks ``[B, n]`` of any length; the answer is as many frames as the encoder makes of them.
 
         A row's answer does not depend on the other rows: rows are computed in batches of fixed sizes, which for a plan
         on a CPU is one size, just large enough to keep a core busy. ``spread``: ``map``, or that of a pool of threads
@@ -67,14 +81,10 @@ class Model:
         answers = (spread if cpu else map)(
             lambda rows: self._part(blocks[rows], [before[n] for n in rows], plan), parts
         )
-        scores = np.empty((len(blocks), plan.step, len(self.manifest.labels)), np.float32)
-        affect = np.empty((len(blocks), plan.step, 2), np.float32)
-        memories: list[Any] = [None] * len(blocks)
-        for rows, (some_scores, some_affect, some_memories) in zip(parts, answers, strict=True):
-            scores[rows], affect[rows] = some_scores, some_affect
-            for row, memory in zip(rows, some_memories, strict=True):
-                memories[row] = memory
-        return scores, affect, memories
+        scores, affect, memories = zip(*answers, strict=True)
+        back = np.argsort(order)
+        together = [memory for part in memories for memory in part]
+        return np.concatenate(scores)[back], np.concatenate(affect)[back], [together[n] for n in back]
 
     def _part(self, blocks: Array, before: Sequence[Before], plan: Plan) -> tuple[Array, Array, list[Any]]:
         if self.device.type != "cpu":
@@ -102,7 +112,7 @@ class Model:
 
     def warm(self, plan: Plan) -> None:
         """Run once on silence, so that the first session does not pay for the first call."""
-        self(np.zeros((1, plan.window * HOP), np.float32), plan)
+        self(np.zeros((1, RATE if plan.whole else plan.window * HOP), np.float32), plan)
 
 
 def one_core() -> None:
@@ -111,14 +121,16 @@ def one_core() -> None:
 
 
 def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
-    """A model by name, folder or manifest, ready to run. Raises ``BadModel``, and ``BadInput`` for an unusable
-    device."""
-    manifest = model if isinstance(model, Manifest) else find(model)
+    """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's. Raises
+    ``BadModel``, and ``BadInput`` for an unusable device."""
+    manifest = model if isinstance(model, Manifest) else _manifest(model)
     where = _device(device)
     manifest.verify()
     network = _network(manifest)
     try:
-        tensors = load_file(manifest.weights)
+        tensors = FORMATS[manifest.format](manifest)
+    except KeyError as error:
+        raise BadModel(f"Bad format {error} of model {manifest.name!r}, expected {', '.join(FORMATS)}") from error
     except (SafetensorError, OSError) as error:
         raise BadModel(f"Bad weights '{manifest.weights}', expected safetensors: {error}") from error
     try:
@@ -129,6 +141,26 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
     if where.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         network.shorten()
     return Model(manifest, network, where)
+
+
+def _manifest(model: str | Path) -> Manifest:
+    """The manifest of a model by name or folder; that of SpeechBrain's, about a folder that its recipe saved."""
+    folder = Path(model)
+    if not (folder / speechbrain.FILES[0]).is_file() or (folder / "manifest.toml").exists():
+        return find(model)
+    found = speechbrain.load(folder)
+    files = tuple(File(folder / name, digest(folder / name)) for name in speechbrain.FILES)
+    return replace(
+        find(SPEECHBRAIN),
+        folder=folder,
+        name=folder.resolve().name,
+        version="",
+        licence="unknown",
+        labels=found.labels,
+        files=files,
+        encoder=found.encoder,
+        head=found.head,
+    )
 
 
 def _device(name: str) -> torch.device:

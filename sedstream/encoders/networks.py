@@ -24,7 +24,9 @@ class Network(nn.Module):
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
         """Samples ``[B, plan.window·320]`` and the memories of B sessions (None: it begins), each with whether it is
-        from the block right before -> logits ``[B, step, C]``, arousal and valence ``[B, step, 2]``, B memories."""
+        from the block right before -> logits ``[B, step, C]``, arousal and valence ``[B, step, 2]``, B memories.
+
+        For a whole plan samples ``[B, n]``, and as many frames as the encoder makes of them."""
         raise NotImplementedError
 
     def rows(self, plan: Plan) -> int:
@@ -48,7 +50,7 @@ class WindowedNetwork(Network):
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
         logits, affect = self.head(self.encoder(samples))
-        answered = slice(plan.left, plan.left + plan.step)
+        answered = slice(None) if plan.whole else slice(plan.left, plan.left + plan.step)
         return logits[:, answered], affect[:, answered], [None] * len(samples)
 
 
@@ -101,6 +103,8 @@ class CachedNetwork(Network):
         return max(1, FULL // plan.step)
 
     def check(self, name: str, plan: Plan) -> None:
+        if plan.whole:
+            raise BadModel(f"Bad plan {name!r}, expected a step: a cached encoder goes on from block to block")
         least = plan.step - plan.right + BEFORE + BEHIND
         if plan.right - BEHIND > plan.step:
             raise BadModel(f"Bad plan {name!r}: right {plan.right}, expected at most step + {BEHIND}")
