@@ -66,8 +66,8 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Arousal:
-    """Mean arousal and valence (0…1) of the speech in [start, end); None where there is no speech, or the model does not
-    tell them."""
+    """Mean arousal and valence (0…1) of the speech in [start, end); None where there is no speech, or the model does
+    not tell them."""
 
     start: int
     end: int

@@ -25,8 +25,8 @@ KINDS = ("windowed", "cached")
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of weights. ``sha256`` empty: its publisher tells none, and what was pulled first counts. ``url``: where it
-    comes from, empty for one that came with the model."""
+    """A file of weights. ``sha256`` empty: its publisher tells none, and what was pulled first counts. ``url``: where
+    it comes from, empty for one that came with the model."""
 
     path: Path
     sha256: str

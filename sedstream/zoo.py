@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .encoders import speechbrain
 from .encoders.cached import CachedEncoder
 from .encoders.heads import CachedHead, FrameHead, LinearHead
-from .encoders.networks import CachedNetwork, Network, WindowedNetwork
+from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
 from .encoders.wav2vec import Wav2VecEncoder
 from .encoders.whisper import WhisperEncoder
 from .errors import BadInput, BadModel
@@ -29,8 +29,8 @@ from .speech.silero import Silero
 FAMILIES: dict[tuple[str, str], tuple[type[nn.Module], type[nn.Module], type[Network]]] = {
     ("whisper", "windowed"): (WhisperEncoder, FrameHead, WindowedNetwork),
     ("whisper", "cached"): (CachedEncoder, CachedHead, CachedNetwork),
-    ("wav2vec", "windowed"): (Wav2VecEncoder, FrameHead, WindowedNetwork),
-    ("speechbrain", "windowed"): (Wav2VecEncoder, LinearHead, WindowedNetwork),
+    ("wav2vec", "windowed"): (Wav2VecEncoder, FrameHead, OverlappingNetwork),
+    ("speechbrain", "windowed"): (Wav2VecEncoder, LinearHead, OverlappingNetwork),
 }
 FORMATS: dict[str, Callable[[Manifest], Mapping[str, Tensor]]] = {
     "safetensors": lambda manifest: load_file(manifest.weights),

@@ -1,4 +1,4 @@
-"""Checkpoints as SpeechBrain's emotion diarization recipe saves them, tiny and random, and SpeechBrain's own answers."""
+"""Checkpoints as SpeechBrain's emotion diarization recipe saves them, tiny and random, and its own answers."""
 
 from __future__ import annotations
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from test_wav2vec import BASE, FAMILIES, LARGE, SIZE, voices
 
 import sedstream
-from sedstream.encoders import speechbrain
-from sedstream.errors import BadInput, BadModel
 from sedstream.events import End, Final, SpeechEnd, SpeechStart
 from sedstream.grid import HOP, Plan
 from sedstream.tick import tick
@@ -110,7 +108,8 @@ def test_a_whole_stream(checkpoint: Path, speech: NDArray[np.float32]) -> None:
 
 
 def test_too_short_for_a_frame(checkpoint: Path) -> None:
+    """SpeechBrain fails then; here the recording is all silence."""
     for samples in (1, 399):
-        with pytest.raises(BadInput, match=f"Bad window of {samples} samples, expected 400 or more"):
-            sedstream.diarize(np.zeros(samples, np.float32), rate=16_000, model=checkpoint, plan="whole")
+        short = np.zeros(samples, np.float32)
+        assert not sedstream.diarize(short, rate=16_000, model=checkpoint, plan="whole").segments
     assert len(sedstream.diarize(voices(1, 400)[0].numpy(), rate=16_000, model=checkpoint, plan="whole").segments) == 1

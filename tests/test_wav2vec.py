@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from sedstream.encoders import checkpoints
 from sedstream.encoders.heads import LinearHead
 from sedstream.encoders.wav2vec import Wav2VecEncoder
-from sedstream.errors import BadInput, BadModel
 
 FAMILIES = ("Wav2Vec2", "Hubert", "WavLM")
 SIZE = {

@@ -24,7 +24,8 @@ class Cadence:
         self._sums = np.zeros(3)  # arousal, valence, frames of speech in the current point
 
     def add(self, affect: NDArray[np.float32], speech: NDArray[np.bool_]) -> list[Point]:
-        """Arousal and valence ``[n, 2]`` (NaN: not told) and speech flags ``[n]`` of the next frames; the points that they complete."""
+        """Arousal and valence ``[n, 2]`` (NaN: not told) and speech flags ``[n]`` of the next frames; the points that
+        they complete."""
         points = []
         for frame in range(len(speech)):
             if speech[frame]:

@@ -106,7 +106,8 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _multiplied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """With the weight norm of the positions' convolution multiplied out; torch has had two spellings for it."""
-    for size, direction in (("weight_g", "weight_v"), (f"parametrizations.weight.{n}" for n in ("original0", "original1"))):
+    new = "parametrizations.weight.original"
+    for size, direction in (("weight_g", "weight_v"), (f"{new}0", f"{new}1")):
         if NORM + size in tensors and NORM + direction in tensors:
             g, v = tensors.pop(NORM + size), tensors.pop(NORM + direction)
             tensors[NORM + "weight"] = v * (g / v.norm(dim=(0, 1), keepdim=True))

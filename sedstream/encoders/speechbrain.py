@@ -88,7 +88,7 @@ def hyperparameters(path: Path) -> dict[str, Any]:
         BadModel: it cannot be read.
     """
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Plain)  # noqa: S506: a SafeLoader
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Plain)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BadModel(f"Bad hyperparameters '{path}', expected readable YAML: {reason}") from error

@@ -20,7 +20,6 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from torchaudio.models import wav2vec2_model, wavlm_model
 
 from ..errors import BadInput, BadModel
-from ..grid import HOP
 
 FIELD = 400
 """Samples that one frame hears."""
