@@ -49,8 +49,6 @@ class Stream:
 
     ``write`` samples, then let :func:`sedstream.tick` run the models (it calls ``pull``, ``hear`` and ``push``),
     then drain ``events``; ``close`` at the end, and go on ticking until ``done``.
-
-    Raises ``BadModel`` for a plan that the model lacks, ``BadInput`` for labels that it lacks and for a whole plan.
     """
 
     _whole = False
@@ -223,11 +221,8 @@ class Stream:
 
     def _restrict(self, scores: Array) -> Array:
         """The chosen labels' log-probabilities, renormalised."""
-        if self._all:
-            return scores
         chosen = scores[:, self._columns]
-        restricted: Array = chosen - np.log(np.exp(chosen).sum(axis=1, keepdims=True))
-        return restricted
+        return scores if self._all else chosen - np.log(np.exp(chosen).sum(axis=1, keepdims=True))
 
     @property
     def _last_block(self) -> bool:
