@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import BadInput, BadModel
+from .errors import BadInput, BadModel, Unavailable
 from .exports.screen import write_whole
 from .manifest import SUMS, Manifest, digest, find, installed, read, sums
 
@@ -90,7 +91,8 @@ def card(model: str) -> str:
 
 
 def pull(model: str, to: str | None = None, quiet: bool = False) -> Manifest:
-    """Fetch the weights of a model by name or path; into ``to``, a folder that then is the model, if it is given.
+    """Fetch the weights of a model by name or path; into ``to``, a folder that then is the model, if it is given. With
+    ``to`` the model may also be a SpeechBrain checkpoint on the Hugging Face hub, as ``owner/name``.
 
     What came is written to ``SHA256SUMS``: where the manifest says no sha256, the first pull is trusted, and every
     later pull and load compares with it. Raises ``BadModel``, ``BadInput`` and ``Unavailable``.
@@ -98,6 +100,8 @@ def pull(model: str, to: str | None = None, quiet: bool = False) -> Manifest:
     from .download import fetch
     from .progress import Download
 
+    if to is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not Path(model).exists():
+        return _from_hub(model, Path(to))
     manifest = find(model)
     if not any(file.url for file in manifest.files):
         raise BadInput(f"Bad model '{model}', expected one whose weights are pulled: this one came with them")
@@ -116,6 +120,22 @@ def pull(model: str, to: str | None = None, quiet: bool = False) -> Manifest:
             write_whole(manifest.folder / SUMS, text.encode())
     manifest.verify()
     return manifest
+
+
+def _from_hub(name: str, folder: Path, endpoint: str | None = None) -> Manifest:
+    """A SpeechBrain checkpoint from the hub in a folder, read. ``endpoint``: another server than huggingface.co."""
+    from huggingface_hub import hf_hub_download
+
+    from .encoders.speechbrain import FILES
+    from .zoo import find_any
+
+    try:
+        for file in FILES:
+            hf_hub_download(name, file, local_dir=folder, endpoint=endpoint)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise Unavailable(f"Bad hub model '{name}', expected {', '.join(FILES)}: {reason}") from error
+    return find_any(folder)
 
 
 def _copied(manifest: Manifest, folder: Path) -> Manifest:

@@ -123,7 +123,7 @@ def one_core() -> None:
 def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
     """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's. Raises
     ``BadModel``, and ``BadInput`` for an unusable device."""
-    manifest = model if isinstance(model, Manifest) else _manifest(model)
+    manifest = model if isinstance(model, Manifest) else find_any(model)
     where = _device(device)
     manifest.verify()
     network = _network(manifest)
@@ -143,7 +143,7 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
     return Model(manifest, network, where)
 
 
-def _manifest(model: str | Path) -> Manifest:
+def find_any(model: str | Path) -> Manifest:
     """The manifest of a model by name or folder; that of SpeechBrain's, about a folder that its recipe saved."""
     folder = Path(model)
     if not (folder / speechbrain.FILES[0]).is_file() or (folder / "manifest.toml").exists():

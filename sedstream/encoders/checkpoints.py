@@ -6,6 +6,7 @@ different names. What an encoder needs to know beside them is read off their sha
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchaudio.pipelines
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import BadModel
+from ..errors import BadModel, Unavailable
+from .wav2vec import CONVOLUTIONS
 
 HEAD_WIDTH = 64
 """Channels of one attention head in every published checkpoint; the tensors of wav2vec 2.0 and HuBERT do not tell."""
@@ -69,13 +72,17 @@ def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _joined(_multiplied(found))
 
 
-def describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def describe(tensors: Mapping[str, Tensor], config: Path | None = None) -> dict[str, Any]:
     """The arguments of the `Wav2VecEncoder` that converted tensors fill, as far as they tell: how the wave is
     normalised is not among them, nor which hidden states are wanted.
 
+    `config`: transformers' `config.json`, which counts for what tensors do not tell, if it is there.
+
     Raises:
-        BadModel: tensors are missing.
+        BadModel: tensors are missing, or the configuration cannot be read.
     """
+    told = {} if config is None else settings(config)
+    names = {"num_attention_heads": "heads", "max_bucket_distance": "reach", "do_stable_layer_norm": "first"}
     first = "transformer.layers.0."
     try:
         width = tensors[first + "layer_norm.weight"].shape[0]
@@ -101,7 +108,51 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise BadModel(f"Bad checkpoint, expected a tensor {error}") from error
-    return arguments if embedding is None else {**arguments, "buckets": embedding.shape[0]}
+    if arguments["convolutions"] == [list(pair) for pair in CONVOLUTIONS]:
+        del arguments["convolutions"]
+    if embedding is None:
+        del names["max_bucket_distance"]
+    else:
+        arguments["buckets"] = embedding.shape[0]
+    return arguments | {ours: told[theirs] for theirs, ours in names.items() if theirs in told}
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """A JSON file of settings by name; none where there is no file.
+
+    Raises:
+        BadModel: it cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadModel(f"Bad configuration '{path}', expected JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise BadModel(f"Bad configuration '{path}', expected settings by name")
+    return found
+
+
+def bundle(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """One of torchaudio's pretrained backbones, `WAVLM_BASE_PLUS`, `HUBERT_BASE`, … : the arguments of its
+    `Wav2VecEncoder`, with the last hidden state as output, and its tensors. torchaudio downloads and keeps it.
+
+    Raises:
+        BadModel: there is none of that name.
+        Unavailable: it cannot be downloaded.
+    """
+    found = getattr(torchaudio.pipelines, name, None)
+    if not isinstance(found, torchaudio.pipelines.Wav2Vec2Bundle):
+        raise BadModel(f"Bad bundle {name!r}, expected one of torchaudio's: WAVLM_BASE_PLUS, HUBERT_BASE, …")
+    try:
+        model = found.get_model(dl_kwargs={"weights_only": True})
+    except OSError as error:
+        raise Unavailable(f"Bad connection for bundle {name!r}, expected a download: {error}") from error
+    tensors = convert(model.state_dict())
+    arguments = describe(tensors)
+    wave = "normalised" if getattr(model, "normalize_waveform", False) else "raw"
+    return {**arguments, "outputs": [arguments["layers"]], "wave": wave}, tensors
 
 
 def _multiplied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

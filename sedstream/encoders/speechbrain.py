@@ -10,7 +10,6 @@ the pretrained model wants it; the last hidden state; that normalised over frame
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from ..errors import BadModel
 from . import checkpoints
-from .wav2vec import CONVOLUTIONS
 
 FILES = ("hyperparams.yaml", "label_encoder.txt", "model.ckpt", "wav2vec2.ckpt")
 """What is read of a checkpoint's folder."""
@@ -53,10 +51,8 @@ def load(folder: Path, labels: Sequence[str] | None = None) -> Checkpoint:
     _need(settings, "window_length", 1)
     _need(settings, "stride", 1)
     tensors = checkpoints.convert(checkpoints.read(folder / "wav2vec2.ckpt"))
-    encoder = checkpoints.describe(tensors) | _pretrained(folder)
+    encoder = checkpoints.describe(tensors, folder / "config.json")
     encoder["outputs"] = [encoder["layers"]]
-    if encoder["convolutions"] == [list(pair) for pair in CONVOLUTIONS]:
-        del encoder["convolutions"]
     told = _arguments(settings, "wav2vec2")
     if told.get("output_all_hiddens"):
         raise BadModel(f"Bad output_all_hiddens in '{folder}', expected false")
@@ -157,30 +153,11 @@ def _need(settings: Mapping[str, Any], name: str, expected: object) -> None:
         raise BadModel(f"Bad hyperparameter {name} {found!r}, expected {expected!r}")
 
 
-def _pretrained(folder: Path) -> dict[str, Any]:
-    """What the pretrained model's `config.json` tells beyond its tensors."""
-    config = _json(folder / "config.json")
-    names = {"num_attention_heads": "heads", "max_bucket_distance": "reach", "do_stable_layer_norm": "first"}
-    return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
-
-
 def _wave(folder: Path, settings: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:
     norm = _arguments(settings, "input_norm") if "input_norm" in settings else {"norm_type": "none"}
     if norm.get("norm_type") not in ("none", "sentence") or norm.get("std_norm", norm["norm_type"] != "none"):
         raise BadModel(f"Bad input_norm {norm} in '{folder}', expected norm_type sentence and std_norm false")
     base = encoder["relative"] and encoder["norm"] == "group"
-    if _json(folder / "preprocessor_config.json").get("do_normalize", not base):
+    if checkpoints.settings(folder / "preprocessor_config.json").get("do_normalize", not base):
         return "normalised"
     return "raw" if norm["norm_type"] == "none" else "centred"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadModel(f"Bad configuration '{path}', expected JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise BadModel(f"Bad configuration '{path}', expected settings by name")
-    return found
