@@ -69,8 +69,8 @@ def check(folder: Path, run: bool = False) -> Manifest:
 
 def lines(manifest: Manifest, done: str = "verified") -> Iterator[str]:
     """What a list says of a model; ``done``: what has been done to check it."""
-    files = [file.path for file in manifest.files if file.path.is_file()]
-    size = sum(path.stat().st_size for path in (*files, manifest.folder / "manifest.toml"))
+    files = [*(file.path for file in manifest.files), manifest.folder / "manifest.toml"]
+    size = sum(path.stat().st_size for path in files if path.is_file())
     kind = f"{manifest.kind} {manifest.family}"
     yield f"{manifest.name} {manifest.version}  {kind}, {manifest.licence}, {size / 2**20:.1f} MB, {done}"
     yield f"  labels: {', '.join(manifest.labels)}{'' if manifest.family == 'speechbrain' else '; arousal, valence'}"

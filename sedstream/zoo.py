@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .encoders import speechbrain
+from .encoders.batches import halving
 from .encoders.cached import CachedEncoder
 from .encoders.heads import CachedHead, FrameHead, LinearHead
 from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
@@ -39,6 +40,12 @@ FORMATS: dict[str, Callable[[Manifest], Mapping[str, Tensor]]] = {
 """How weights are read: tensors named ``encoder.*`` and ``head.*``."""
 SPEECHBRAIN = "wavlm-large-sed"
 """The model whose plans and decoder a SpeechBrain checkpoint gets that has no manifest."""
+PRECISIONS = {
+    "auto": torch.bfloat16,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
 
@@ -58,6 +65,7 @@ class Model:
         self.device = device
         self.silero = Silero()
         self._network = network.to(device).eval()
+        self._most = BUCKETS[-1]  # rows of a batch on a GPU: less than that since its memory did not hold more
 
     def __call__(
         self, blocks: Array, plan: Plan, spread: Spread = map, before: Sequence[Before] | None = None
@@ -74,17 +82,27 @@ class Model:
         """
         before = [(None, False)] * len(blocks) if before is None else before
         cpu = self.device.type == "cpu"
-        size = self._network.rows(plan) if cpu else BUCKETS[-1]
+        size = self._network.rows(plan) if cpu else 1 if plan.whole else self._most
         # Those that begin cost an encoding more, for all of their batch: they go together.
         order = sorted(range(len(blocks)), key=lambda row: before[row][1])
         parts = [order[n : n + size] for n in range(0, len(order), size)]
         answers = (spread if cpu else map)(
-            lambda rows: self._part(blocks[rows], [before[n] for n in rows], plan), parts
+            lambda rows: halving(
+                lambda some: self._part(blocks[some], [before[n] for n in some], plan), rows, self._less
+            ),
+            parts,
         )
-        scores, affect, memories = zip(*answers, strict=True)
+        scores, affect, memories = zip(*(answer for part in answers for answer in part), strict=True)
         back = np.argsort(order)
         together = [memory for part in memories for memory in part]
         return np.concatenate(scores)[back], np.concatenate(affect)[back], [together[n] for n in back]
+
+    def _less(self, rows: int) -> None:
+        """A batch of so many rows did not fit in memory."""
+        if self.device.type == "cuda":
+            self._most = max(1, next(size for size in BUCKETS if size >= rows) // 2)
+            self._network.release()
+            torch.cuda.empty_cache()
 
     def _part(self, blocks: Array, before: Sequence[Before], plan: Plan) -> tuple[Array, Array, list[Any]]:
         if self.device.type != "cpu":
@@ -120,9 +138,14 @@ def one_core() -> None:
     torch.set_num_threads(1)
 
 
-def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
-    """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's. Raises
-    ``BadModel``, and ``BadInput`` for an unusable device."""
+def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision: str = "auto") -> Model:
+    """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's.
+
+    ``precision``: ``float32``, ``bfloat16``, ``float16``, or ``auto``: 16 bits where the device is made for them and
+    the family does not suffer. Raises ``BadModel``, and ``BadInput`` for an unusable device or precision.
+    """
+    if precision not in PRECISIONS:
+        raise BadInput(f"Bad precision {precision!r}, expected {', '.join(PRECISIONS)}")
     manifest = model if isinstance(model, Manifest) else find_any(model)
     where = _device(device)
     manifest.verify()
@@ -138,8 +161,10 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BadModel(f"Bad weights '{manifest.weights}', expected those of its manifest: {reason}") from error
-    if where.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    if where.type == "cpu" and precision == "auto" and torch.cpu._is_avx512_bf16_supported():
         network.shorten()
+    elif where.type == "cuda" and precision != "float32":
+        network.halve(PRECISIONS[precision])
     return Model(manifest, network, where)
 
 

@@ -140,10 +140,11 @@ def test_settings_run_nothing(spoilt: Path) -> None:
         f"__trap: !apply:os.mkdir [{trap}]",
     ):
         (spoilt / "hyperparams.yaml").write_text(f"{line}\n{text}")
-        try:
+        if "!!python" in line:
+            with pytest.raises(BadModel, match="expected readable YAML"):
+                speechbrain.load(spoilt)
+        else:
             assert speechbrain.load(spoilt).labels[0] == "neutral"
-        except BadModel as error:
-            assert "!!python" in line, error
         assert not trap.exists()
     (spoilt / "hyperparams.yaml").write_text(text.replace("stride: 1", "stride: !apply:int [1]"))
     with pytest.raises(BadModel, match="Bad hyperparameter stride"):
