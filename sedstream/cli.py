@@ -243,7 +243,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, plan: str, device: bool = True, labels: bool = True) -> None:
     parser.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
-    parser.add_argument("--plan", default=plan, help="live or batch (%(default)s)")
+    parser.add_argument("--plan", default=plan, help="live, batch, or another that the model has (%(default)s)")
     if device:
         parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     if labels:

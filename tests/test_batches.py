@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import recipe
 import torch
+from conftest import ROOT
 from test_wav2vec import LARGE, PLAN, SIZE, networks, voices
 
 from sedstream.encoders.batches import halving
@@ -146,3 +150,11 @@ def test_a_full_gpu_answers_in_smaller_batches(tmp_path: Path) -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     np.testing.assert_allclose(found, np.tile(expected, (32, 1, 1)), atol=1e-3, rtol=0)
+
+
+def test_the_benchmark_says_that_there_is_no_gpu() -> None:
+    command = [sys.executable, "-m", "benchmarks", "gpu"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "no GPU here: nothing to measure (--tiny sees that it runs)\n"

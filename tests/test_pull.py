@@ -15,8 +15,9 @@ import recipe
 from test_cli import fails, sedstream
 from test_wav2vec import LARGE, SIZE
 
-from sedstream import download
+from sedstream import catalogue, download
 from sedstream.download import fetch
+from sedstream.encoders.speechbrain import FILES
 from sedstream.errors import BadModel, Unavailable
 from sedstream.manifest import SUMS, find, sums
 from sedstream.zoo import load
@@ -40,6 +41,9 @@ def serving(shelf: Shelf) -> Iterator[Shelf]:
     class Answer(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def do_GET(self) -> None:
             name = self.path.lstrip("/")
@@ -67,7 +71,10 @@ def serving(shelf: Shelf) -> Iterator[Shelf]:
             self.send_header("Content-Length", str(len(data) - first))
             if shelf.tagged:
                 self.send_header("ETag", tag)
+            self.send_header("X-Repo-Commit", "0" * 40)
             self.end_headers()
+            if self.command == "HEAD":
+                return
             body = data[first:]
             self.wfile.write(body if shelf.break_after is None else body[: shelf.break_after])
 
@@ -232,3 +239,20 @@ def test_pull_elsewhere(model: Path, tmp_path: Path) -> None:
     fails(sedstream("models", "pull"), "Bad model 'pull'")
     fails(sedstream("models", "pull", "a", "b"), "Bad arguments")
     shutil.rmtree(there)
+
+
+def test_from_the_hub(shelf: Shelf, tmp_path: Path) -> None:
+    """The hub's own client against a server that speaks as the hub does."""
+    checkpoint = recipe.save(tmp_path, "WavLM", {**SIZE, **LARGE, "conv_bias": False})
+    for name in FILES:
+        shelf.files[f"somebody/tiny-sed/resolve/main/{name}"] = (checkpoint / name).read_bytes()
+    there = tmp_path / "there"
+    for name in ("config.json", "preprocessor_config.json"):  # the sizes of no published model
+        there.mkdir(exist_ok=True)
+        shutil.copy(checkpoint / name, there / name)
+    manifest = catalogue._from_hub("somebody/tiny-sed", there, shelf.url)
+    assert manifest.labels == ("neutral", "sad", "happy", "angry")
+    assert all((there / name).read_bytes() == (checkpoint / name).read_bytes() for name in FILES)
+    load(there)
+    with pytest.raises(Unavailable, match="Bad hub model 'nobody/nothing', expected hyperparams.yaml"):
+        catalogue._from_hub("nobody/nothing", tmp_path / "nowhere", shelf.url)
