@@ -57,7 +57,8 @@ def fetch(url: str, path: Path, sha256: str = "", tell: Tell = lambda done, of: 
             raise Unavailable(f"Bad connection for '{url}', expected a file: {reason}; run it again to go on")
     found = digest(part)
     if sha256 and found != sha256:
-        part.unlink()
+        for path in (part, _etag(part)):
+            path.unlink(missing_ok=True)
         raise BadModel(f"Bad download '{url}', expected sha256 {sha256[:12]}…, found {found[:12]}…")
     os.replace(part, path)
     _etag(part).unlink(missing_ok=True)

@@ -150,10 +150,10 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision:
     where = _device(device)
     manifest.verify()
     network = _network(manifest)
+    if manifest.format not in FORMATS:
+        raise BadModel(f"Bad format {manifest.format!r} of model {manifest.name!r}, expected {', '.join(FORMATS)}")
     try:
         tensors = FORMATS[manifest.format](manifest)
-    except KeyError as error:
-        raise BadModel(f"Bad format {error} of model {manifest.name!r}, expected {', '.join(FORMATS)}") from error
     except (SafetensorError, OSError) as error:
         raise BadModel(f"Bad weights '{manifest.weights}', expected safetensors: {error}") from error
     try:
