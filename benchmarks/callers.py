@@ -76,8 +76,10 @@ class Caller:
         self.lags: list[tuple[float, float]] = []
         """When a message came, and how long after the packet that completed what it tells."""
         self.provisional: list[float] = []
+        """Seconds from the sound of each 20 ms of speech to the first message about it."""
         self.final: list[float] = []
-        """Seconds from the sound at the end of a segment to the message about it."""
+        """Seconds from the end of each segment to the message that makes it final."""
+        self._told = 0  # frames of 20 ms that some message was about
         self.queued: list[float] = []
         """What ``flow`` told."""
         self.duration = 0.0
@@ -130,9 +132,12 @@ class Caller:
         if packet >= len(self._sent):  # told at the end of the call, without waiting for more
             return
         self.lags.append((now, now - self._sent[packet]))
-        if message["type"] in ("emotion.update", "emotion.final"):
-            kind = self.final if message["type"] == "emotion.final" else self.provisional
-            kind.append(now - self._began - message["end"])
+        if message["type"] == "emotion.final":
+            self.final.append(now - self._began - message["end"])
+        elif message["type"] == "emotion.update":
+            first, end = (round(message[name] * 50) for name in ("start", "end"))
+            self.provisional += [now - self._began - (frame + 1) / 50 for frame in range(max(first, self._told), end)]
+            self._told = max(self._told, end)
 
 
 def quantile(values: list[float], q: float) -> float:

@@ -23,7 +23,8 @@ WARM = 2.0
 
 @dataclass(frozen=True)
 class Trial:
-    """``lag``: 99th percentile over all callers, ``first``: of the first one, in seconds; ``memory`` in MiB."""
+    """``lag``: 99th percentile over all callers, ``first``: of the first one, in seconds; ``memory`` in MiB;
+    ``joined``, ``longest``: by how much the 99th percentile and the longest lag of the others grow while more join."""
 
     calls: int
     lag: float
@@ -31,6 +32,7 @@ class Trial:
     memory: float
     callers: list[Caller]
     joined: float = 0.0
+    longest: float = 0.0
 
 
 async def trial(url: str, calls: int, options: argparse.Namespace, joining: int = 0) -> Trial:
@@ -64,12 +66,12 @@ async def trial(url: str, calls: int, options: argparse.Namespace, joining: int 
     await asyncio.gather(*tasks, look())
     counted = [[lag for when, lag in caller.lags if when - began > WARM] for caller in callers]
     everything = [lag for lags in counted for lag in lags]
-    worst = 0.0
+    worst = longest = 0.0
     if joined:
         before = [lag for c in callers for when, lag in c.lags if began + WARM < when < joined[0]]
         after = [lag for c in callers for when, lag in c.lags if any(0 <= when - at < 0.64 for at in joined)]
-        worst = quantile(after, 0.99) - quantile(before, 0.99)
-    return Trial(calls, quantile(everything, 0.99), quantile(counted[0], 0.99), memory, callers, worst)
+        worst, longest = (quantile(after, q) - quantile(before, q) for q in (0.99, 1.0))
+    return Trial(calls, quantile(everything, 0.99), quantile(counted[0], 0.99), memory, callers, worst, longest)
 
 
 def search(url: str, step: float, options: argparse.Namespace) -> list[Trial]:
@@ -122,7 +124,8 @@ def main() -> None:
 
 Held: **{best.calls}** calls. The first call's p99 grows by {(best.first - trials[0].first) * 1e3:.0f} ms from 1 call to
 {best.calls}. At {half.calls} calls, from sound to event: provisional p50 {provisional:.2f} s, final p50 {final:.2f} s
-after the boundary; p99 of the others changes by {half.joined * 1e3:+.0f} ms while 8 more join.
+after the boundary. While 8 more join, p99 of the others changes by {half.joined * 1e3:+.0f} ms, the longest lag by
+{half.longest * 1e3:+.0f} ms.
 """,
     )
 

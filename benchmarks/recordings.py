@@ -1,12 +1,14 @@
-"""A folder against one file after another: ``python -m benchmarks recordings [--files 64]``.
+"""A folder against one file after another: ``python -m benchmarks recordings [--files 64] [--model M]``.
 
-Both in this process, with the same loaded model; the recordings are 10 to 40 s cuts of the demonstration clips.
+Both in this process, with the same loaded model; the recordings are 10 to 40 s cuts of the demonstration clips. Memory
+is that of ``sedstream diarize FOLDER --out FOLDER`` in a process of its own, for all of them and for an eighth.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,11 +19,13 @@ import soundfile
 import sedstream
 
 from .report import ROOT, write
+from .speed import run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks recordings", description=__doc__)
     parser.add_argument("--files", type=int, default=64, help="recordings (%(default)s)")
+    parser.add_argument("--model", default="sedstream-base", help="name or folder (%(default)s)")
     options = parser.parse_args()
     dice = random.Random(1)
     clips = sorted((ROOT / "sedstream" / "demo").glob("*.flac"))
@@ -32,13 +36,18 @@ def main() -> None:
             first = dice.randrange(len(audio) // 2)
             soundfile.write(path, audio[first : first + dice.randrange(160_000, 640_000)], 16_000)
         seconds = sum(soundfile.info(path).duration for path in paths)
-        model = sedstream.load()
+        model = sedstream.load(options.model)
         warm = dict(sedstream.diarize_many(paths[:8], model=model))
         began = time.perf_counter()
         alone = {path: sedstream.diarize(path, model=model, frames=False) for path in paths}
         middle = time.perf_counter()
         together = dict(sedstream.diarize_many(paths, model=model))
         ended = time.perf_counter()
+        command = [sys.executable, "-m", "sedstream", "diarize", "--quiet", "--model", options.model]
+        few, many = (
+            run(*command, *map(str, some), "--out", f"{name}/{len(some)}/")[1]
+            for some in (paths[: max(1, len(paths) // 8)], paths)
+        )
     if together != alone or len(warm) != 8:
         raise SystemExit("Bad answers, expected the same together as alone")
     slow, fast = seconds / (middle - began), seconds / (ended - middle)
@@ -49,6 +58,8 @@ def main() -> None:
 |---|---|
 | one after another | {slow:.0f} |
 | together (`diarize_many`, `sedstream diarize FOLDER --out FOLDER`) | {fast:.0f} |
+
+Peak memory of the command: {few:.0f} MiB for {max(1, options.files // 8)} of them, {many:.0f} MiB for all.
 
 Together is {fast / slow:.2f} times as fast; the answers are equal.
 """,

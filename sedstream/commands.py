@@ -23,13 +23,13 @@ def diarize(options: argparse.Namespace) -> int:
     """Recordings and folders of them, to the screen, into a file or into a folder of answers."""
     from .sources import find_recordings
 
-    recordings = find_recordings(options.paths)
     out = options.out
     folder = out is not None and (out.endswith("/") or os.path.isdir(out) or not Path(out).suffix)
     if folder:
         if options.plot:
             raise BadInput(f"Bad plot '{options.plot}', expected no name: pictures stand beside the answers in '{out}'")
-        return _diarize_folder(recordings, options)
+        return _diarize_folder(options)
+    recordings = find_recordings(options.paths)
     if options.plot is not None and (not options.plot or len(recordings) != 1):
         raise BadInput(f"Bad plot '{options.plot}', expected a file for one recording, or a folder as --out")
     paths = [path for path, _ in recordings]
@@ -58,16 +58,19 @@ def _formats(options: argparse.Namespace) -> list[str]:
     return [formats.by_suffix(Path(options.out).suffix)]
 
 
-def _diarize_folder(recordings: Sequence[tuple[Path, Path]], options: argparse.Namespace) -> int:
+def _diarize_folder(options: argparse.Namespace) -> int:
     from .folders import AnswerFolder
     from .progress import FolderProgress
+    from .sources import find_recordings
     from .zoo import load
 
+    unread: list[tuple[Path, str]] = []
+    recordings = find_recordings(options.paths, lambda place, error: unread.append((place, str(error))))
     settings = {name: getattr(options, name) for name in ("plan", "labels", "channels", "roles")}
     names = options.format or ["jsonl"]
     model = load(options.model, options.device)
     pictures = options.plot is not None
-    folder = AnswerFolder(Path(options.out), recordings, names, model, pictures=pictures, **settings)
+    folder = AnswerFolder(Path(options.out), recordings, names, model, unread, pictures=pictures, **settings)
     with FolderProgress(quiet=options.quiet) as progress:
         totals = folder.run(progress.show)
     if not options.quiet:

@@ -52,6 +52,7 @@ class Totals:
 class AnswerFolder:
     """The answers to ``recordings`` in ``out``, one file each a format, and with ``pictures`` a PNG.
 
+    ``recordings``: as found by :func:`sedstream.sources.find_recordings`; ``unread``: what it could not read, and why.
     Raises ``BadInput`` for unusable arguments, ``Unavailable`` where the library for a format or a picture is missing.
     """
 
@@ -61,6 +62,7 @@ class AnswerFolder:
         recordings: Sequence[tuple[Path, Path]],
         names: Sequence[str],
         model: Model,
+        unread: Sequence[tuple[Path, str]] = (),
         *,
         pictures: bool = False,
         **settings: Any,
@@ -71,6 +73,7 @@ class AnswerFolder:
             parquet.require()
         self._out = out
         self._recordings = recordings
+        self._unread = unread
         self._suffixes = {name: formats.find(name).SUFFIX for name in names} | ({"plot": PICTURE} if pictures else {})
         self._model = model
         self._settings = settings
@@ -118,7 +121,7 @@ class AnswerFolder:
     def run(self, report: Callable[[Totals], None]) -> Totals:
         """Answer what is missing or changed; ``report`` is told after each recording. The folder is complete
         afterwards."""
-        totals = Totals(len(self._recordings))
+        totals = Totals(len(self._recordings) + len(self._unread), errors=list(self._unread))
         relatives = dict(self._recordings)
         seen: dict[Path, Look] = {}
 

@@ -22,8 +22,9 @@ from .zoo import Model, load, one_core
 
 Array = NDArray[np.float32]
 
-ABREAST = 16
-"""Recordings under way: enough rows for every tick and two groups for the VAD, and a bound on memory."""
+CORES = os.cpu_count() or 1
+ABREAST = min(16, 4 * CORES)
+"""Recordings under way: with four rows a core no core waits long for the others in a tick, and memory is bounded."""
 AHEAD = 4
 """Blocks of 4 s that a reader may be ahead of the model."""
 PATIENCE = 0.02
@@ -52,7 +53,7 @@ def diarize_many(
     jobs: list[_Job] = []
     with (
         ThreadPoolExecutor(ABREAST, "sedstream-read") as readers,
-        ThreadPoolExecutor(os.cpu_count(), "sedstream-row", initializer=one_core) as rows,
+        ThreadPoolExecutor(CORES, "sedstream-row", initializer=one_core) as rows,
     ):
         try:
             while True:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from glob import has_magic
 from pathlib import Path
+from typing import TypeAlias
 
 from .errors import BadInput
 
@@ -14,28 +15,32 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".
 LISTS = {".txt", ".lst"}
 """Files that name one recording a line."""
 
+Complain: TypeAlias = Callable[[Path, BadInput], None]
+"""Told of a folder that cannot be read, and why."""
 
-def find_recordings(names: Sequence[str]) -> list[tuple[Path, Path]]:
+
+def find_recordings(names: Sequence[str], complain: Complain | None = None) -> list[tuple[Path, Path]]:
     """Recordings by file, folder (recursive), glob or list file: each with the name that its answers get in a folder.
 
     That is its path below the folder or below the fixed part of the pattern, its path as it stands in the list when
     that is relative, and else its file name. Symbolic links to folders are followed where they are named outright, and
     not below: a folder may hold a link to itself.
 
-    Raises ``BadInput`` for a folder or list that cannot be read or holds no recording, and for a pattern that fits
-    nothing.
+    ``complain``: is told of each folder below a named one that cannot be read, and the rest is found; None: it is
+    raised. Raises ``BadInput`` for a folder or list that cannot be read or holds no recording, and for a pattern that
+    fits nothing.
     """
     found: dict[Path, Path] = {}
     for name in names:
-        for path, relative in _named(name):
+        for path, relative in _named(name, complain):
             found.setdefault(path, relative)
     return list(found.items())
 
 
-def _named(name: str) -> list[tuple[Path, Path]]:
+def _named(name: str, complain: Complain | None) -> list[tuple[Path, Path]]:
     path = Path(name)
     if os.path.isdir(path):
-        return _inside(path)
+        return _inside(path, complain)
     if path.suffix.lower() in LISTS and os.path.isfile(path):
         return _listed(path)
     if has_magic(name) and not os.path.exists(path):
@@ -43,14 +48,19 @@ def _named(name: str) -> list[tuple[Path, Path]]:
     return [(path, Path(path.name))]
 
 
-def _inside(folder: Path) -> list[tuple[Path, Path]]:
+def _inside(folder: Path, complain: Complain | None) -> list[tuple[Path, Path]]:
     def unreadable(error: OSError) -> None:
-        raise BadInput(f"Bad folder '{error.filename}', expected one that can be read: {error.strerror}") from error
+        place = Path(error.filename)
+        bad = BadInput(f"Bad folder '{place}', expected one that can be read: {error.strerror}")
+        if complain is None or place == folder:
+            raise bad from error
+        complain(place, bad)
+        unread.append(place)
 
-    found = []
+    found, unread = [], list[Path]()
     for place, _, names in os.walk(folder, onerror=unreadable):
         found += [Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
-    if not found:
+    if not found and not unread:
         raise BadInput(f"Bad folder '{folder}', expected at least one recording in it")
     return [(path, path.relative_to(folder)) for path in sorted(found)]
 

@@ -51,8 +51,6 @@ class Stream:
     then drain ``events``; ``close`` at the end, and go on ticking until ``done``.
     """
 
-    _whole = False
-
     def __init__(
         self,
         manifest: Manifest,
@@ -62,7 +60,7 @@ class Stream:
         keep_frames: bool = False,
     ) -> None:
         self.plan = plan if isinstance(plan, Plan) else manifest.plan(plan)
-        if self.plan.whole != self._whole:
+        if self.plan.whole and type(self) is Stream:
             raise BadInput(f"Bad plan '{plan}', expected one for live audio: it answers at the end")
         self.labels = manifest.choose(labels)
         self._columns = [manifest.labels.index(label) for label in self.labels]
@@ -187,11 +185,11 @@ class Stream:
         decided = self._segmenter.hear(probabilities, limit)
         self._tell_speech(decided)
         self._flags = np.concatenate([self._flags, decided])
-        # Frames before the block were fed as far as they were decided; the block's own start here:
-        done = self._index * self.plan.step - self._fed
-        wanted = self._flags[done : done + self.plan.step]
-        answered = self.plan.step if limit is None else limit - self._index * self.plan.step
-        return bool(wanted.any()) or len(wanted) < answered
+        # Of the block's frames, those that are silence may have been fed already.
+        first = max(self._fed, self._index * self.plan.step)
+        last = (self._index + 1) * self.plan.step if limit is None else limit
+        wanted = self._flags[first - self._fed : max(0, last - self._fed)]
+        return bool(wanted.any()) or first + len(wanted) < last
 
     def push(self, scores: Array | None, affect: Array | None, memory: Any = None) -> None:
         """The model's answer: log-probabilities ``[step, C]``, arousal and valence ``[step, 2]``, its memory; None for
@@ -205,8 +203,13 @@ class Stream:
         else:
             scores = self._restrict(scores)
         last = self._last_block
-        self._scores = np.concatenate([self._scores, scores])
-        self._affect = np.concatenate([self._affect, affect])
+        fed = max(0, self._fed - self._index * self.plan.step)
+        scores, affect = np.concatenate([self._scores, scores[fed:]]), np.concatenate([self._affect, affect[fed:]])
+        # Silence right behind the answer needs none of its own, and decides sooner about what comes before it.
+        unanswered = self._flags[len(scores) :]
+        silence = int(unanswered.argmax()) if unanswered.any() else len(unanswered)
+        self._scores = np.pad(scores, ((0, silence), (0, 0)))
+        self._affect = np.pad(affect, ((0, silence), (0, 0)))
         self._index += 1
         self._in_block = False
         self._feed(min(len(self._scores), len(self._flags)))
@@ -220,7 +223,6 @@ class Stream:
         self._settle()
 
     def _restrict(self, scores: Array) -> Array:
-        """The chosen labels' log-probabilities, renormalised."""
         chosen = scores[:, self._columns]
         return scores if self._all else chosen - np.log(np.exp(chosen).sum(axis=1, keepdims=True))
 

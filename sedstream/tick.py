@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,8 @@ from .zoo import Model, Spread
 
 GROUP = 8
 """Sessions that share a call of the VAD: larger batches gain nothing more."""
+LONG = 10
+"""Chunks from which on a session's own call costs no more than its share of a group's, and leaves Python alone."""
 
 
 def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
@@ -21,11 +24,13 @@ def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
     ready = [(stream, block) for stream in streams if (block := stream.pull()) is not None]
     if not ready:
         return 0
-    groups = [[block for _, block in ready[n : n + GROUP]] for n in range(0, len(ready), GROUP)]
-    parts = spread(lambda group: model.silero([b.chunks for b in group], [b.state for b in group]), groups)
+    short = [pair for pair in ready if len(pair[1].chunks) < LONG]
+    groups = [[pair] for pair in ready if len(pair[1].chunks) >= LONG]
+    groups += [short[n : n + GROUP] for n in range(0, len(short), GROUP)]
+    parts = spread(lambda group: model.silero([b.chunks for _, b in group], [b.state for _, b in group]), groups)
     heard = [answer for part in parts for answer in part]
     spoken: list[tuple[Stream, Block]] = []
-    for (stream, block), (probabilities, state) in zip(ready, heard, strict=True):
+    for (stream, block), (probabilities, state) in zip(itertools.chain(*groups), heard, strict=True):
         if stream.hear(probabilities, state):
             spoken.append((stream, block))
         else:

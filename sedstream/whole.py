@@ -19,8 +19,6 @@ class WholeStream(Stream):
     The verbs are those of :class:`Stream`.
     """
 
-    _whole = True
-
     def pull(self) -> Block | None:
         if self.done or self._in_block or not self._limits:
             return None

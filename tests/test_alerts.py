@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -15,14 +16,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sedstream.errors import BadInput
 from sedstream.events import End, Event, Final, Segment, Update
 from sedstream.serving.alerts import CITED, Alert, Alerts, Rule, parse_rules
+from sedstream.serving.client import Client
+from sedstream.serving.server import Server
 from sedstream.serving.webhooks import Webhook, read_alerts
+from sedstream.zoo import Model
 
 LABELS = ("neutral", "angry")
 ANGRY = Rule("anger", label="angry", threshold=0.7, release=0.4, min_duration=2.0)
@@ -310,3 +316,23 @@ def test_a_service_that_is_gone_loses_nothing_silently() -> None:
         hook.post({"n": 1})
         wait_for(lambda: hook.dropped == 1)
     assert hook.delivered == 0
+
+
+def test_a_servers_alerts_reach_its_webhook(model: Model, speech: NDArray[np.float32], tmp_path: Path) -> None:
+    """What the service gets is what the client is told, number and version of the wire aside."""
+
+    async def run(path: Path) -> list[dict[str, Any]]:
+        async with Server(model, port=0, alerts=path) as server, Client(server.url) as client:
+            await client.send(speech[:64_000])
+            await client.close()
+            return [message async for message in client if message["type"] == "alert"]
+
+    with service(503) as there:
+        rule = '[[alert]]\nname = "any"\ntrack = "arousal"\nthreshold = 0.0\n'
+        path = tmp_path / "alerts.toml"
+        path.write_text(f'{rule}[[webhook]]\nurl = "{there.url}"\nsecret = "s"\n')
+        told_client = asyncio.run(run(path))
+        assert [message["state"] for message in told_client] == ["begin", "end"]
+        expected = [{k: v for k, v in message.items() if k not in ("v", "seq")} for message in told_client]
+        got = [json.loads(body) for _, body in there.requests]
+        assert got == [expected[0], *expected], "the first was refused once"

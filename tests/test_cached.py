@@ -13,7 +13,7 @@ from sedstream.encoders.whisper import SILENCE, WhisperEncoder
 from sedstream.errors import BadModel
 from sedstream.grid import HOP, Plan
 from sedstream.training.brain import Learner
-from sedstream.training.start import without_positions
+from sedstream.training.start import LEFT, STEP, without_positions
 
 SIZE = {"mels": 80, "width": 64, "heads": 4, "layers": 3, "outputs": [2, 3]}
 PLAN = Plan(3, 16, 16)
@@ -167,12 +167,26 @@ def test_without_positions() -> None:
     for name in ("q_proj", "k_proj"):
         getattr(whisper.layers[0].self_attn, name).weight.copy_(2 * torch.eye(64))
     encoder = CachedEncoder(**SIZE, reach=40)
-    without_positions(encoder, whisper, torch.cat([voice(90), voice(90, 1)]))
+    without_positions(encoder, whisper, torch.cat([voice(200), voice(200, 1)]))
     first = encoder.distance[0].mean(0)
     assert 38 <= first.argmax() <= 42  # a frame looks at itself and its neighbours first
     assert first[38:43].min() > first[[0, 10, 70, 80]].max()
     assert torch.equal(encoder.conv1.weight, whisper.conv1.weight)
-    torch.testing.assert_close(encoder.position, whisper.embed_positions.weight[100:190].mean(0))
+    assert torch.equal(encoder.position, whisper.embed_positions.weight[LEFT + STEP // 2])
+
+
+@torch.inference_mode()
+def test_a_table_of_old_weights_is_forgotten() -> None:
+    network = make()
+    before = session(network, voice(32), PLAN)
+    network.train()
+    network.encoder.distance.mul_(0.5)
+    network.eval()
+    after = session(network, voice(32), PLAN)
+    assert not torch.allclose(after, before, atol=1e-3)
+    fresh = make()
+    fresh.encoder.distance.mul_(0.5)
+    torch.testing.assert_close(after, session(fresh, voice(32), PLAN), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,18 @@ def test_silence_has_no_say() -> None:
     assert set(labels.tolist()) == {0}
 
 
+def test_what_comes_before_silence_is_final_a_minimum_duration_into_it() -> None:
+    """No later frame can say anything about it: whatever class comes next begins in the silence."""
+    speech = np.arange(200) < 80
+    emissions = np.full((200, 3), -500, np.int32)
+    emissions[:, 1] = 0
+    machine = Decoder(3, DecoderSettings(min_duration=30, lag=1000))
+    assert len(machine.push(emissions[:109], speech[:109])) < 80
+    labels = machine.push(emissions[109:110], speech[109:110])
+    assert machine.committed == 80
+    assert set(labels.tolist()) == {1}
+
+
 def test_quantise_is_a_256th_of_a_nat_and_bounded() -> None:
     assert quantise(np.array([[0.0, -1.0, -1 / 512 * 1.01, -np.inf]], np.float32)).tolist() == [[0, -256, -1, -5120]]
 

@@ -104,7 +104,11 @@ def test_joined_recordings_answer_as_their_pieces(plan: str, model: Model, speec
     assert both.sum() > 100
     # The VAD remembers further back than the model hears, but only fades.
     assert (whole.speech[shift + context :] == piece.speech[context:]).mean() > 0.97
-    assert np.array_equal(whole.probs[shift + context :][both], piece.probs[context:][both])
+    there, alone = whole.probs[shift + context :][both], piece.probs[context:][both]
+    if model.manifest.kind == "windowed":
+        assert np.array_equal(there, alone)
+    else:  # what a cached model remembers fades too
+        assert (there.argmax(1) == alone.argmax(1)).mean() > 0.99
 
 
 def test_events_are_kept_but_for_the_provisional(model: Model, speech: Array) -> None:

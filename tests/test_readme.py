@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import trustme
 from conftest import ROOT
 from numpy.typing import NDArray
 
 from sedstream.audio import pcm
+from sedstream.serving.webhooks import read_alerts
 
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 
@@ -29,6 +31,9 @@ def desk(tmp_path: Path, speech: NDArray[np.float32], clip: Path) -> Path:
     soundfile.write(tmp_path / "mono16k.wav", speech[:96_000], 16000)
     (tmp_path / "calls").mkdir()
     soundfile.write(tmp_path / "calls" / "one.wav", speech[:64_000], 16000)
+    authority = trustme.CA().issue_cert("localhost")
+    authority.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.private_key_pem.write_to_path(tmp_path / "key.pem")
     return tmp_path
 
 
@@ -58,6 +63,12 @@ def test_every_other_block_runs(desk: Path) -> None:
                 assert result.returncode == 0, result.stderr
                 assert result.stdout
                 continue
+            if language == "toml":
+                (desk / "alerts.toml").write_text(block, encoding="utf-8")
+                rules, webhooks = read_alerts(desk / "alerts.toml")
+                assert rules
+                assert webhooks
+                continue
             assert language == "sh"
             for command in commands(block):
                 if command[3] == "serve":
@@ -65,7 +76,9 @@ def test_every_other_block_runs(desk: Path) -> None:
                     running.callback(server.wait, 20)
                     running.callback(server.send_signal, signal.SIGTERM)
                     assert server.stdout is not None
-                    assert server.stdout.readline().startswith("listening on ws://127.0.0.1:8765/v1/stream")
+                    scheme = "wss" if "--tls-cert" in command else "ws"
+                    port = command[command.index("--port") + 1]
+                    assert server.stdout.readline() == f"listening on {scheme}://127.0.0.1:{port}/v1/stream\n"
                 elif command[3] == "listen":
                     pass  # needs a sound card: tests/test_listen.py runs it on a virtual one
                 else:

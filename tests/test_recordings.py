@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,6 +76,12 @@ def same_tables(folder: Path) -> bool:
     return len(table) > 0
 
 
+def errors(folder: Path) -> dict[str, str]:
+    """The last words about each file in errors.csv."""
+    with (folder / "errors.csv").open() as file:
+        return {row["file"]: row["error"].rpartition(": ")[2] for row in csv.DictReader(file)}
+
+
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "sedstream", "diarize", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
@@ -96,6 +104,56 @@ def test_a_consumer_that_stops_early_leaves_no_thread(calls: Path, model: Model)
     assert isinstance(next(answers)[1], Diarization)
     answers.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+class Watched(Model):
+    """The model itself; it notes how many rows each call has."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.manifest, model._network, model.device)
+        self.calls: list[int] = []
+
+    def __call__(self, blocks: Array, *arguments: Any) -> Any:
+        self.calls.append(len(blocks))
+        return super().__call__(blocks, *arguments)
+
+
+def test_recordings_share_the_calls_of_the_model(speech: Array, tmp_path: Path, model: Model) -> None:
+    paths = [tmp_path / f"{n}.wav" for n in range(4)]
+    for path in paths:
+        soundfile.write(path, speech, 16_000)
+    together, alone = Watched(model), Watched(model)
+    assert len(list(diarize_many(paths, model=together))) == 4
+    sedstream.diarize(paths[0], model=alone)
+    assert max(together.calls) > 1 == max(alone.calls)
+    assert sum(together.calls) == 4 * len(alone.calls)
+
+
+def test_answers_come_as_they_are_done(calls: Path, tmp_path: Path, model: Model, speech: Array) -> None:
+    soundfile.write(tmp_path / "long.wav", np.tile(speech, 8), 16_000)
+    order = [path.name for path, _ in diarize_many([tmp_path / "long.wav", calls / "silence.wav"], model=model)]
+    assert order == ["silence.wav", "long.wav"]
+
+
+def test_two_sides_of_a_call_have_their_roles(calls: Path, tmp_path: Path) -> None:
+    (calls / os.fsdecode(b"caf\xe9")).mkdir()
+    shutil.copy(calls / "north" / "b.flac", calls / os.fsdecode(b"caf\xe9/b.flac"))
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"calls/north/b.flac\ncalls/caf\xe9/b.flac\ncalls/a.wav\n")
+    out = tmp_path / "answers"
+    names = ["--format", ",".join(formats.NAMES)]
+    assert command(listed, "--out", out, "--channels", "split", "--roles", "customer,agent", *names).returncode == 1
+    assert errors(out) == {f"{calls}/a.wav": "Bad roles 'customer,agent', expected one name for each of 1 channels"}
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["role"]) == ["customer", "agent"] * 2
+    assert list(table["channel"]) == [0, 1] * 2
+    for name in formats.NAMES:
+        suffix = formats.find(name).SUFFIX
+        assert (out / "calls" / os.fsdecode(b"caf\xe9") / f"b{suffix}").is_file()
+    roles = {json.loads(line)["role"] for line in (out / "calls" / "north" / "b.jsonl").read_text().splitlines()}
+    assert roles == {"customer", "agent"}
+    again = command(listed, "--out", out, "--channels", "split", "--roles", "customer,agent", *names)
+    assert "0 done, 2 unchanged, 1 failed" in again.stderr
 
 
 def test_every_format_and_the_tables(calls: Path, tmp_path: Path, model: Model) -> None:
@@ -135,6 +193,9 @@ def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
     changed = pd.read_parquet(out / "summary.parquet")
     assert list(changed["duration"]) == [6.0, *summed["duration"][1:]]
     assert answer(calls, out, model, labels=["neutral", "angry"]).done == 4  # other settings
+    assert answer(calls, out, model, labels=["neutral", "angry"], plan="live").done == 4
+    other = Model(replace(model.manifest, sha256="0" * 64), model._network, model.device)
+    assert answer(calls, out, other, labels=["neutral", "angry"], plan="live").done == 4  # other weights
     assert answer(calls, out, model, ["jsonl", "rttm"]).done == 4
     assert answer(calls, out, model, ["rttm"]).skipped == 4  # they are there
     assert (out / "a.jsonl").is_file()
@@ -215,13 +276,13 @@ def test_a_journal_that_is_none(line: bytes, calls: Path, tmp_path: Path, model:
 
 def test_what_cannot_be_read_or_written_is_told() -> None:
     with readable_by_nobody() as folder:
-        for name in ("shut", "deep/shut", "calls", "sealed"):
+        for name in ("shut", "deep/shut", "calls/shut", "sealed"):
             (folder / name).mkdir(parents=True)
         shutil.copy(DEMO / "austen-1.flac", folder / "shut" / "call.flac")
         shutil.copy(DEMO / "austen-1.flac", folder / "calls" / "open.flac")
         shutil.copy(DEMO / "austen-1.flac", folder / "calls" / "secret.flac")
         (folder / "list.txt").write_text("calls/open.flac\n")
-        for name in ("shut", "deep/shut", "calls/secret.flac", "list.txt"):
+        for name in ("shut", "deep/shut", "calls/shut", "calls/secret.flac", "list.txt"):
             (folder / name).chmod(0o000)
         (folder / "sealed").chmod(0o555)
         (folder / "out").mkdir()
@@ -232,22 +293,28 @@ def test_what_cannot_be_read_or_written_is_told() -> None:
             "list.txt": "Bad list '{}/list.txt', expected one that can be read",
             "shut/call.flac": "Bad file '{}/shut/call.flac', expected a readable recording",
         }
-        *unread, unwritten, some = as_nobody(
+        *unread, unwritten, some, nothing, refused = as_nobody(
             *(["diarize", folder / path] for path in culprits),
             ["diarize", folder / "calls" / "open.flac", "--out", f"{folder}/sealed/"],
             ["diarize", folder / "calls", folder / "shut" / "call.flac", "--out", f"{folder}/out/"],
+            ["diarize", folder / "deep", "--out", f"{folder}/out/deep"],
+            ["diarize", folder / "shut", "--out", f"{folder}/out/shut"],
         )
-        for (code, errors), culprit in zip(unread, culprits.values(), strict=True):
-            assert (code, errors) == (2, f"sedstream: {culprit.format(folder)}: Permission denied\n")
+        for (code, told), culprit in zip(unread, culprits.values(), strict=True):
+            assert (code, told) == (2, f"sedstream: {culprit.format(folder)}: Permission denied\n")
         bad = f"sedstream: Bad output '{folder}/sealed/open.jsonl', expected a file that can be written"
         assert unwritten == (2, f"{bad}: Permission denied\n")
         assert not tree(folder / "sealed")
         assert some[0] == 1
-        assert "1 done, 0 unchanged, 2 failed" in some[1]
-        with (folder / "out" / "errors.csv").open() as file:
-            reasons = [row["error"] for row in csv.DictReader(file)]
-        assert len(reasons) == 2
-        assert all(reason.endswith("Permission denied") for reason in reasons)
+        assert "1 done, 0 unchanged, 3 failed" in some[1]
+        assert (folder / "out" / "open.jsonl").is_file()
+        assert errors(folder / "out") == {
+            f"{folder}/calls/secret.flac": "Permission denied",
+            f"{folder}/calls/shut": "Permission denied",  # a folder below: the rest of the tree is answered
+            f"{folder}/shut/call.flac": "Permission denied",
+        }
+        assert (nothing[0], errors(folder / "out" / "deep")) == (1, {f"{folder}/deep/shut": "Permission denied"})
+        assert refused == (2, f"sedstream: {culprits['shut'].format(folder)}: Permission denied\n")
 
 
 def test_progress_on_a_terminal_and_elsewhere(
@@ -287,6 +354,11 @@ def test_pictures(calls: Path, tmp_path: Path, model: Model) -> None:
     first = tree(out)
     plot.save(sedstream.diarize(calls / "north" / "b.flac", model=model, channels="split").plot(), tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes() == first["north/b.png"]
+    one = [calls / "north" / "b.flac", "--channels", "split", "--plot", tmp_path / "one.png"]
+    shown = command(*one, "--out", tmp_path / "one.vtt")
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert (tmp_path / "one.png").read_bytes() == first["north/b.png"]
+    assert (tmp_path / "one.vtt").read_text().startswith("WEBVTT")
     (out / "north" / "b.png").unlink()
     again = command(*line)
     assert "1 done, 3 unchanged, 0 failed" in again.stderr
@@ -339,6 +411,22 @@ def test_a_full_disk_leaves_nothing_half_written(calls: Path, tmp_path: Path) ->
         journal = disk / "run.jsonl"
         done = journal.read_text().count("\n") if journal.exists() else 0
         assert done < 4
+        for path in (disk / "ballast", disk / "more"):
+            with suppress(OSError), path.open("ab", buffering=0) as file:
+                while file.write(b"\0" * 512):
+                    pass
+        for name in ("one.jsonl", "one.rttm", "one.png"):
+            result = command(calls / "a.wav", *(["--plot"] if name.endswith("png") else ["--out"]), disk / name)
+            assert result.returncode == 2
+            assert result.stderr == (
+                f"sedstream: Bad output '{disk / name}', expected a file that can be written: No space left on device\n"
+            )
+            assert not [path.name for path in disk.iterdir() if "one" in path.name]
+        with Path("/dev/full").open("w") as full:
+            line = [sys.executable, "-m", "sedstream", "diarize", str(calls / "a.wav")]
+            result = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert result.stderr.startswith("sedstream: Bad output '/dev/stdout', expected a file that can be written: No")
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -111,6 +111,21 @@ def test_a_whole_recording_tiles(plan: str, model: Model, speech: Array) -> None
         assert 0 < segment.valence_mean < 1
 
 
+def test_a_segment_before_silence_is_final_without_the_answers_about_the_silence(model: Model, speech: Array) -> None:
+    """Its minimum duration of silence, heard to the end of a window, is enough: no lag, no look-ahead behind it."""
+    plan = model.manifest.plan("live")
+    stream = Stream(model.manifest, plan)
+    stream.write(np.concatenate([speech[:48_000], np.zeros(32_000, np.float32)]))
+    while tick(model, [stream]):
+        pass
+    final = [event for event in stream.events() if isinstance(event, Final)][-1]
+    assert final.at <= (final.segment.end + model.manifest.decoder.min_duration + plan.step) * HOP
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    assert not [event for event in stream.events() if isinstance(event, Final)]
+
+
 def test_provisional_segments_become_the_final_ones(model: Model, speech: Array) -> None:
     events = run(model, [cut(speech, [1600] * 200)])[0]
     shown: dict[int, Update] = {}

@@ -169,6 +169,15 @@ def test_twilio_roles_and_tracks() -> None:
     assert Line(Twilio()).code(messages[1]) == ("bad_value", True)
 
 
+def test_twilio_never_says_what_a_token_is() -> None:
+    """What is wrong with a message is logged and told in the close reason; a token copied with its line end, too."""
+    messages = twilio({"inbound": bytes(160)})
+    messages[1]["start"]["customParameters"] = {"token": "sed_secret\n"}
+    with pytest.raises(BadMessage, match="Bad token") as raised:
+        list(Twilio().receive(json.dumps(messages[1])))
+    assert "secret" not in str(raised.value)
+
+
 def _media(**changes: Any) -> dict[str, Any]:
     media = {"track": "inbound", "chunk": "1", "timestamp": "0", "payload": base64.b64encode(bytes(160)).decode()}
     return {"event": "media", "sequenceNumber": "2", "streamSid": "MZ1", "media": media | changes}

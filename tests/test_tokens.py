@@ -146,6 +146,17 @@ def test_sessions_of_a_token(tmp_path: Path) -> None:
     assert all(isinstance(Access().enter(ANYBODY, "stream"), Visit) for _ in range(3))
 
 
+def test_whoever_comes_back_at_once_is_not_faster_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    tokens.add(path, "a", bytes_per_second=1000)
+    access = Access(TokenFile(path))
+    for number in range(5):
+        visit = access.enter(tokens.read(path)[0], "stream")
+        assert isinstance(visit, Visit)
+        assert visit.wait(1000, 100.0) == number
+        visit.end()
+
+
 def test_the_meter_holds_the_rate_whatever_the_packets() -> None:
     for size in (10, 160, 5000):
         meter, now, sent = Meter(), 100.0, 0

@@ -31,7 +31,7 @@ from .tables import write_card
 from .utterances import utterances
 
 SECTIONS: dict[str, tuple[str, Callable[[Bench], str]]] = {
-    "edER": ("Emotion diarization error", eder),
+    "eder": ("Emotion diarization error", eder),
     "latency": ("EDER against latency", latency),
     "ablation": ("Decoders on identical probabilities", ablation),
     "robustness": ("Lines, noise, level, losses", robustness),
@@ -52,13 +52,12 @@ def folders(text: str) -> dict[str, Path]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Sections by name, whatever the case."""
-    known = {name.lower(): name for name in SECTIONS}
-    wanted = [part.strip().lower() for part in text.split(",")]
+    """Sections by name."""
+    wanted = tuple(part.strip().lower() for part in text.split(","))
     for name in wanted:
-        if name not in known:
+        if name not in SECTIONS:
             raise argparse.ArgumentTypeError(f"Bad section {name!r}, expected some of {', '.join(SECTIONS)}")
-    return tuple(known[name] for name in wanted)
+    return wanted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir(), "sedstream-speech"))
     parser.add_argument("--left-out", type=folders, default={}, help="models without a corpus: NAME=FOLDER,…")
     parser.add_argument("--whisper", type=Path, help="encoder of the peers; default: ../weights beside the data")
+    parser.add_argument("--whisper-small", type=Path, help="another encoder of theirs, safetensors or ONNX")
     parser.add_argument("--hours", type=float, default=1.0, help="of speech to train the peers with")
     options = parser.parse_args(arguments)
     model = load(options.model)
@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         corpora=tuple(filter(None, options.corpora.split(","))),
         left_out=options.left_out,
         whisper=options.whisper or options.data / ".." / "weights" / "whisper-base-encoder.safetensors",
+        whisper_small=options.whisper_small,
         hours=options.hours,
         device="cpu",
     )

@@ -19,8 +19,8 @@ class Bench:
     """The material, the model and what was asked for.
 
     `split`: what is reported; choices are made on valid whatever it is. `left_out`: corpus -> folder of a model that
-    was trained without it. `whisper`: safetensors of the encoder that the peers stand on. `hours`: of concatenated
-    speech that a peer is trained with.
+    was trained without it. `whisper`, and `whisper_small` if at hand: the encoders that the peers
+    stand on. `hours`: of concatenated speech that a peer is trained with.
     """
 
     material: Material
@@ -32,6 +32,7 @@ class Bench:
     corpora: tuple[str, ...]
     left_out: Mapping[str, Path]
     whisper: Path
+    whisper_small: Path | None
     hours: float
     device: str
 

@@ -15,34 +15,39 @@ from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.grid import HOP, frames_of
 from sedstream.zoo import Model
 
+from . import quantised
 from .cases import Array
 
-LAYERS = (2, 3, 4, 6)
-"""Of Whisper base, those whose states are kept."""
-WIDTH = 512
 CHUNK = 16
 """Frames that a cached encoder hears at once: 0.32 s, as live."""
 
 
 class Whisper:
-    """The frozen encoder of Whisper base; each recording is one window, and every frame attends to all of it."""
+    """A frozen encoder of Whisper of any size; each recording is one window, and every frame attends to all of it.
+
+    `weights`: safetensors, or ONNX (see `quantised`), named as in transformers. `layers`: those whose states are kept,
+    a third, half, two thirds of the way and the last one.
+    """
 
     def __init__(self, weights: Path, device: str) -> None:
-        shape = {"mels": 80, "width": WIDTH, "heads": 8, "layers": 6}
-        self.encoder = WhisperEncoder(**shape, outputs=LAYERS)
-        tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+        tensors = quantised.read(weights) if weights.suffix == ".onnx" else load_file(weights)
+        depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
+        self.width, mels, _ = tensors["conv1.weight"].shape
+        self.layers = (depth // 3, depth // 2, 2 * depth // 3, depth)
+        shape = {"mels": mels, "width": self.width, "heads": self.width // 64, "layers": depth}
+        self.encoder = WhisperEncoder(**shape, outputs=self.layers)
         known = self.encoder.state_dict()
-        self.encoder.load_state_dict({name: tensors[name] for name in known})
+        self.encoder.load_state_dict({name: tensors[name].float() for name in known})
         self.encoder.to(device).eval()
         self.device = device
 
     @torch.inference_mode()
     def __call__(self, samples: Array) -> np.ndarray:
-        """Samples float32 `[n]` -> states of LAYERS, each normalised by itself, float16 `[T, len(LAYERS), 512]`."""
+        """Samples float32 `[n]` -> states of `layers`, each normalised by itself, float16 `[T, len(layers), width]`."""
         padded = np.zeros(frames_of(len(samples)) * HOP, np.float32)
         padded[: len(samples)] = samples
         states = self.encoder(torch.from_numpy(padded)[None].to(self.device))[0]
-        states = F.layer_norm(states.view(-1, len(LAYERS), WIDTH), (WIDTH,))
+        states = F.layer_norm(states.view(-1, len(self.layers), self.width), (self.width,))
         return states.half().cpu().numpy()
 
 

@@ -19,11 +19,10 @@ from sedstream.scoring.sheet import Span
 
 from .bench import errors, mean
 from .cases import LABELS, Case, Ints, spans
-from .features import LAYERS, WIDTH
 from .hearing import tracks
 
-CHOICES = ((2, 3), (4,), (6,))
-"""Layers that a head may read; which, is chosen on valid."""
+CHOICES = ((0, 1), (2,), (3,))
+"""States that a head may read, numbered as the encoder keeps them; which, is chosen on valid."""
 EPOCHS, PATIENCE, ROWS, RATE_OF_LEARNING = 60, 4, 512, 1e-3
 STRIDE = 2
 """Of the frames, every so many are trained with: neighbours are nearly equal."""
@@ -32,7 +31,7 @@ Encode = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """Frames of the concatenations of one corpus: states float16 `[n, layers, 512]`, classes int64 `[n]`."""
+    """Frames of the concatenations of one corpus: states float16 `[n, layers, width]`, classes int64 `[n]`."""
 
     states: np.ndarray
     classes: Ints
@@ -61,13 +60,12 @@ def sheets(cases: Mapping[str, Sequence[Case]], encode: Encode) -> dict[str, She
 
 
 class Head:
-    """One linear layer on some of the states."""
+    """One linear layer on some of the states, `chosen` by number."""
 
-    def __init__(self, layers: tuple[int, ...], device: str) -> None:
-        self.layers = layers
-        self._columns = [LAYERS.index(layer) for layer in layers]
+    def __init__(self, chosen: tuple[int, ...], width: int, device: str) -> None:
+        self.chosen = chosen
         self._device = device
-        self._linear = nn.Linear(WIDTH * len(layers), len(LABELS)).to(device)
+        self._linear = nn.Linear(width * len(chosen), len(LABELS)).to(device)
 
     def fit(self, train: Sequence[Sheet], valid: Sequence[Sheet], seed: int) -> float:
         """Cross-entropy on frames until it no longer falls on valid; the least loss there."""
@@ -94,7 +92,7 @@ class Head:
 
     @torch.inference_mode()
     def classes(self, states: np.ndarray) -> Ints:
-        """Classes `[T]` of states `[T, layers, 512]`."""
+        """Classes `[T]` of states `[T, layers, width]`."""
         answers: Ints = self._linear(self._batch(self._chosen(states))).argmax(-1).cpu().numpy()
         return answers
 
@@ -111,7 +109,7 @@ class Head:
         return x, torch.cat([torch.from_numpy(sheet.classes) for sheet in found])
 
     def _chosen(self, states: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(states[:, self._columns]).flatten(1)
+        return torch.from_numpy(states[:, self.chosen]).flatten(1)
 
     def _batch(self, some: torch.Tensor) -> torch.Tensor:
         return some.to(self._device).float()
@@ -139,8 +137,9 @@ class Peers:
         train = [sheet for corpus, sheet in self._train.items() if corpus != without]
         valid = {corpus: sheet for corpus, sheet in self._valid.items() if corpus != without}
         heads = []
-        for layers in CHOICES:
-            head = Head(layers, self._device)
+        width = train[0].states.shape[2]
+        for chosen in CHOICES:
+            head = Head(chosen, width, self._device)
             head.fit(train, list(valid.values()), self._seed)
             wrong = [float((head.classes(sheet.states) != sheet.classes).mean()) for sheet in valid.values()]
             heads.append((mean(list(wrong)), len(heads), head))

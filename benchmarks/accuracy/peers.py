@@ -31,10 +31,25 @@ def material(bench: Bench) -> dict[str, list[Case]]:
     return limited(every, bench.hours, bench.seed)
 
 
-def heads(bench: Bench, train: dict[str, list[Case]]) -> Peers:
-    """SpeechBrain's head on Whisper base."""
-    encode = Whisper(bench.whisper, bench.device)
+def heads(bench: Bench, train: dict[str, list[Case]], encode: Whisper) -> Peers:
+    """SpeechBrain's head on an encoder."""
     return Peers(train, bench.cases("valid"), encode, device=bench.device, seed=bench.seed)
+
+
+def linear(bench: Bench, train: dict[str, list[Case]]) -> dict[str, list[list[list[Span]]]]:
+    """SpeechBrain's head on each encoder at hand: its answers, by corpus and recording."""
+    found = {}
+    for name, weights in (("base", bench.whisper), ("small", bench.whisper_small)):
+        if weights is None:
+            continue
+        encode = Whisper(weights, bench.device)
+        trained = heads(bench, train, encode)
+        head = trained.head()
+        layers = ", ".join(str(encode.layers[n]) for n in head.chosen)
+        found[f"SpeechBrain's head on Whisper {name} (layers {layers} of {encode.layers[-1]}), whole file"] = [
+            trained.answers(head, cases) for cases in bench.cases().values()
+        ]
+    return found
 
 
 def bounded(case: Case, heard: Heard) -> list[Span]:
@@ -53,8 +68,6 @@ def peers(bench: Bench) -> str:
     """EDER of sedstream and of its peers."""
     corpora = bench.cases()
     train = material(bench)
-    trained = heads(bench, train)
-    head = trained.head()
     acoustics = Acoustics()
     svm = machine(
         [acoustics.sheet(cases) for cases in train.values()],
@@ -67,9 +80,7 @@ def peers(bench: Bench) -> str:
             [h.spans for h in bench.ear.cases(cases, bench.plan)] for cases in corpora.values()
         ],
         f"sedstream, plan {batch}": [[h.spans for h in bench.ear.cases(cases, batch)] for cases in corpora.values()],
-        f"SpeechBrain's head on Whisper base (layers {', '.join(map(str, head.layers))}), whole file": [
-            trained.answers(head, cases) for cases in corpora.values()
-        ],
+        **linear(bench, train),
         "eGeMAPS + SVM, windows of 2 s": [
             [spans(classes(svm, acoustics.windows(case.samples()), case.frames)) for case in cases]
             for cases in corpora.values()
@@ -84,10 +95,11 @@ def peers(bench: Bench) -> str:
     minutes = sum(case.ends[-1] for cases in train.values() for case in cases) / 16000 / 60
     columns = ("", "macro EDER %", *corpora, "fragments / reference")
     ours, theirs = (float(row[1].strip("*")) for row in (rows[0], rows[2]))
+    small = "" if bench.whisper_small else " None on Whisper small: it was not given (`--whisper-small`)."
     return f"""Four patterns, {", ".join(LABELS)}. The peers are trained within this run on {minutes:.0f} minutes of
 the train split, concatenated, the same time of each corpus; what they leave open is chosen on valid. SpeechBrain's
-recipe head: one linear layer on frozen features, cross-entropy, argmax, no VAD, full attention over the whole file. A
-head on Whisper small is missing here: its encoder is not among the weights at hand.
+recipe head: one linear layer on frozen features, cross-entropy, argmax, no VAD, full attention over the whole
+file.{small}
 
 {table(columns, rows)}
 
@@ -105,7 +117,7 @@ def leave_out(bench: Bench) -> str:
     """EDER on corpora that training left out, beside SpeechBrain's head trained on the same remaining ones."""
     corpora = bench.cases()
     chosen = [name for name in bench.left_out if name in corpora]
-    trained = heads(bench, material(bench))
+    trained = heads(bench, material(bench), Whisper(bench.whisper, bench.device))
     rows, sums = [], []
     for name in chosen:
         cases = corpora[name]

@@ -13,7 +13,9 @@ column also keeps, per class, where its run began and which class stood before: 
 whole runs.
 
 A frame is final as soon as every path that can still win agrees about it, at the latest ``lag`` frames on; then
-the best path decides and those that disagree are dropped, so later decisions always continue earlier ones.
+the best path decides. What disagrees is dropped, so later decisions always continue earlier ones. Paths that can win
+are those of all classes now, and of the last D - 1 columns that of the best class: a later run begins there. Not the
+second best: it could only begin a run of the best, which is never better than the best going on.
 
 e is int32 in 1/256 nat; the sums are int64 and do not overflow in 10,000 years.
 """
@@ -96,24 +98,21 @@ def advance(
                         start[row, c] = t - minimum + 1
                         before[row, c] = rival
 
-        # What can still win: the classes of the last D columns, from which later runs may start.
         while committed <= t - minimum + 1:
             winner = trace(t, best_other(score[row], -1), committed, start, before)
             agreed = True
-            for column in range(max(committed, t - minimum + 1), t + 1):
+            for column in range(t - minimum + 1, t + 1):
+                best = best_other(score[column % ring], -1)
                 for c in range(classes):
-                    if score[column % ring, c] > _DEAD and trace(column, c, committed, start, before) != winner:
-                        agreed = False
-                        break
-                if not agreed:
-                    break
+                    rivals = column == t or c == best
+                    if rivals and score[column % ring, c] > _DEAD:
+                        agreed = agreed and trace(column, c, committed, start, before) == winner
             if not agreed and t - committed < lag:
                 break
-            if not agreed:
-                for column in range(t - minimum + 1, t + 1):
-                    for c in range(classes):
-                        if trace(column, c, committed, start, before) != winner:
-                            score[column % ring, c] = _DEAD
+            for column in range(t - minimum + 1, t + 1):
+                for c in range(classes):
+                    if trace(column, c, committed, start, before) != winner:
+                        score[column % ring, c] = _DEAD
             out[count] = winner
             count += 1
             committed += 1

@@ -75,19 +75,21 @@ class Assembler:
         self._speech.append(speech)
 
     def commit(self, labels: NDArray[np.int64]) -> list[Segment]:
-        """Labels ``[m]`` of the oldest m frames, now final; the segments that they complete."""
-        if not len(labels):
-            return []
+        """Labels ``[m]`` of the oldest m frames, now final; the segments that they complete. Silence ends a segment
+        before its own label is final: that says nothing."""
         probs, affect, speech = self._held()
         done: list[Segment] = []
-        for state in self._runs(labels, probs, affect, speech[: len(labels)]):
-            if self._open is not None and (state is None or state.start != self._open.start):
-                done.append(self._open.segment(self.labels))
-            self._open = state
-        self._committed += len(labels)
-        self._probs = [probs[len(labels) :].copy()]
-        self._affect = [affect[len(labels) :].copy()]
-        self._speech = [speech[len(labels) :].copy()]
+        if len(labels):
+            for state in self._runs(labels, probs, affect, speech[: len(labels)]):
+                if self._open is not None and (state is None or state.start != self._open.start):
+                    done.append(self._open.segment(self.labels))
+                self._open = state
+            self._committed += len(labels)
+            probs, affect = probs[len(labels) :].copy(), affect[len(labels) :].copy()
+            speech = speech[len(labels) :].copy()
+        self._probs, self._affect, self._speech = [probs], [affect], [speech]
+        if len(speech) and not speech[0]:
+            done += self.close()
         return done
 
     def close(self) -> list[Segment]:

@@ -89,11 +89,16 @@ class CachedEncoder(nn.Module):
         self.position = nn.Parameter(torch.zeros(width))
         self.distance = nn.Parameter(torch.zeros(layers, heads, 2 * reach + 1))
         self.layers = nn.ModuleList(Layer(width, heads, 4 * width) for _ in range(layers))
+        self._tables: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
     def features(self) -> int:
         """Width D of the answer."""
         return len(self.outputs) * self.width
+
+    def train(self, mode: bool = True) -> CachedEncoder:
+        self._tables.clear()
+        return super().train(mode)
 
     def forward(self, samples: Tensor, chunk: int, loudest: Tensor | None = None) -> Tensor:
         """A recording at once: samples float32 `[B, (2 + T + 1)·320]` -> features `[B, T, D]`, T a multiple of `chunk`.
@@ -130,11 +135,9 @@ class CachedEncoder(nn.Module):
         chunk = log.shape[-1] // 2 - 1
         loudest = torch.maximum(loudest - self._fall(chunk), log.amax((1, 2))).clamp(min=SILENCE)
         x = self._front(log, loudest)
-        place = torch.arange(-self.left, chunk, device=log.device)
-        unknown = (place < -known[:, None])[:, None, None]
-        scores = self._scores(place[self.left :], place)
+        unknown = (torch.arange(-self.left, chunk, device=log.device) < -known[:, None])[:, None, None]
         hidden, kept = [], []
-        for number, bias in enumerate(scores):
+        for number, bias in enumerate(self._table(chunk, log.device)):
             x, now = self.through(number, x, keys[:, number], bias.masked_fill(unknown, -torch.inf))
             hidden.append(x)
             kept.append(now[:, :, -self.left :])
@@ -185,6 +188,16 @@ class CachedEncoder(nn.Module):
         x = self.log_mel.scale(log, loudest[:, None, None]).to(self.conv1.weight.dtype)
         x = F.gelu(self.conv2(F.gelu(self.conv1(x)))).transpose(1, 2)
         return x.float() + self.position
+
+    def _table(self, chunk: int, device: torch.device) -> Tensor:
+        """Scores between a chunk and what it sees, as precise as the attention is: `[layers, heads, c, left + c]`."""
+        if (known := self._tables.get((chunk, device))) is not None and not torch.is_grad_enabled():
+            return known
+        place = torch.arange(-self.left, chunk, device=device)
+        table = self._scores(place[self.left :], place).to(self.conv1.weight.dtype)
+        if not torch.is_grad_enabled():
+            self._tables[chunk, device] = table  # tens of megabytes: too much to make anew for each chunk
+        return table
 
     def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
         """What is added to the attention between frames at these places: `[layers, heads, Q, K]`."""

@@ -11,6 +11,9 @@ from typing import IO, Any
 
 from ..errors import BadInput
 
+STDOUT = Path("/dev/stdout")
+"""What an error calls it."""
+
 
 class Screen:
     """``with Screen(format, out) as screen``: ``show`` a row a segment. A file appears complete or not at all.
@@ -35,21 +38,18 @@ class Screen:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._out is None:
-            if kind is None:
-                self._file.flush()
-            return
-        self._file.close()
-        if self._part is None:
-            return
         if kind is not None:
             self.give_up()
-            return
+        if self._out is None:
+            return  # it was flushed with each row
         try:
-            os.replace(self._part, self._out)
+            self._file.close()  # writes what was held back: the disk may be full only now
+            if self._part is not None:
+                os.replace(self._part, self._out)
         except OSError as error:
             self.give_up()
-            raise _unwritable(self._out, error) from error
+            if kind is None:
+                raise _unwritable(self._out, error) from error
 
     def give_up(self) -> None:
         """A part failed: what would look complete is not left in ``out``."""
@@ -60,27 +60,32 @@ class Screen:
     def show(self, row: Mapping[str, Any]) -> None:
         """A row of ``Diarization.rows``."""
         if self._format == "jsonl":
-            print(json.dumps(row, ensure_ascii=False), file=self._file, flush=self._out is None)
+            self._print(json.dumps(row, ensure_ascii=False))
             return
         if self._headed != row["file"]:
             self._headed = row["file"]
-            print(f"\n{row['file']}", file=self._file)
-            head = (
+            self._print(f"\n{row['file']}")
+            self._print(
                 f"{'start':>9} {'end':>9}  {'channel':<10} {'emotion':<10} {'conf.':>5}  {'arousal':>7}  {'valence':>7}"
             )
-            print(head, file=self._file)
         channel = row["role"] or str(row["channel"])
-        print(
+        self._print(
             f"{clock(row['start']):>9} {clock(row['end']):>9}  {channel:<10} {row['emotion']:<10} "
-            f"{row['confidence']:>5.2f}  {_score(row['arousal']['mean'])}  {_score(row['valence']['mean'])}",
-            file=self._file,
-            flush=self._out is None,
+            f"{row['confidence']:>5.2f}  {_score(row['arousal']['mean'])}  {_score(row['valence']['mean'])}"
         )
 
     def file_done(self, file: str, duration: float) -> None:
         """All rows of ``file`` have been shown; in a table a file without speech is told as well."""
         if self._format == "table" and self._headed != file:
-            print(f"\n{file}\n  no speech in {duration:.2f} s", file=self._file)
+            self._print(f"\n{file}\n  no speech in {duration:.2f} s")
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, file=self._file, flush=self._out is None)
+        except BrokenPipeError:
+            raise  # the reader has seen enough
+        except OSError as error:
+            raise _unwritable(self._out or STDOUT, error) from error
 
 
 def write_whole(out: Path, data: bytes) -> None:

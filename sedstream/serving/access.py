@@ -80,7 +80,7 @@ class Access:
     def leave(self, token: Token) -> None:
         self._sessions[token.name] -= 1
         if not self._sessions[token.name]:
-            del self._sessions[token.name], self._meters[token.name]
+            del self._sessions[token.name]  # not its meter: whoever comes back at once is not faster for it
 
     def refresh(self) -> None:
         """Read changed tokens."""

@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import speechbrain as sb
 import torch
-import torch.nn.functional as F
 from speechbrain.utils.train_logger import FileTrainLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..encoders.cached import BEFORE, CachedEncoder
+from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
-from ..encoders.whisper import SILENCE, WhisperEncoder
-from ..grid import HOP
+from ..encoders.whisper import SILENCE
 from .batches import Batch
 from .objective import concordance, emotion_loss
-from .start import LEFT, features
+from .teacher import Teacher
 
 CHUNKS = ((8, 7), (16, 15), (16, 15), (32, 27), (64, 31), (384, 31))
 """Chunk and look-ahead that a batch may be trained with: those of the plans, the live one twice."""
@@ -38,10 +36,12 @@ class Schedule:
     smoothing: float = 0.1
     affect: float = 0.3
     """Weight of the concordance of arousal and of valence beside the cross-entropy."""
-    following: float = 0.5
+    faster: float = 3.0
+    """Times the encoder's learning rate while it follows."""
+    following: float = 0.3
     """First part of the steps, in which the encoder follows Whisper's features of the clean window, and only the head
     learns from labels."""
-    average: float = 0.998
+    average: float = 0.995
     """Decay a step of the moving average of the weights that is published."""
 
     def at(self, step: int) -> float:
@@ -75,14 +75,14 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
     def __init__(
         self,
         learner: Learner,
-        whisper: WhisperEncoder | None,
+        teacher: Teacher | None,
         classes: Tensor,
         schedule: Schedule,
         log: Path,
         **options: Any,
     ) -> None:
         super().__init__(modules={"learner": learner}, opt_class=self._optimiser, **options)
-        self.whisper = None if whisper is None else whisper.to(self.device)
+        self.teacher = None if teacher is None else teacher.to(self.device)
         self.average = AveragedModel(learner, multi_avg_fn=_following(schedule.average)).eval()
         self.checkpointer.add_recoverable("average", self.average)
         self.classes = classes.to(self.device)
@@ -125,27 +125,21 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
             agreement = concordance(affect[..., track].float(), target[..., track], weight)
             loss = loss + self.schedule.affect * (1 - agreement)
         if training and self._follows:
-            loss = loss + self._distance(found, batch.clean.to(self.device))
+            assert self.teacher is not None
+            loss = loss + self.teacher.distance(found, batch.clean.to(self.device))
         return loss
 
     @property
     def _follows(self) -> bool:
-        return self.whisper is not None and self.optimizer_step < self.schedule.following * self.schedule.steps
-
-    def _distance(self, ours: Tensor, clean: Tensor) -> Tensor:
-        """Mean square between normalised features and Whisper's."""
-        assert self.whisper is not None
-        theirs = features(self.whisper, clean[:, BEFORE * HOP :])
-        count = min(theirs.shape[1], ours.shape[1] - LEFT)
-        outputs = len(self.whisper.outputs)
-        a, b = (x.float().unflatten(2, (outputs, -1)) for x in (ours[:, LEFT : LEFT + count], theirs[:, :count]))  # type: ignore[no-untyped-call]
-        return F.mse_loss(F.layer_norm(a, a.shape[-1:]), F.layer_norm(b, b.shape[-1:]))
+        return self.teacher is not None and self.optimizer_step < self.schedule.following * self.schedule.steps
 
     def on_fit_batch_start(self, batch: Batch, should_step: bool) -> None:
         """Set the learning rates of the step; the step number is part of the checkpoint."""
         for optimiser in self.optimizers_dict.values():
             for group in optimiser.param_groups:
                 group["lr"] = group["highest"] * self.schedule.at(self.optimizer_step)
+                if self._follows and group["highest"] == self.schedule.encoder_rate:
+                    group["lr"] *= self.schedule.faster
 
     def on_fit_batch_end(self, batch: Batch, outputs: Any, loss: Tensor, should_step: bool) -> None:
         """Follow the weights with their average."""

@@ -26,6 +26,7 @@ from .concatenations import Speakers
 from .objective import calibrate, concordance, recalls
 from .publish import LABELS, publish
 from .start import cached, fill, read_tensors, without_positions
+from .teacher import Teacher
 
 ENCODER: Mapping[str, Any] = {
     "mels": 80, "width": 512, "heads": 8, "layers": 3, "outputs": [2, 3], "left": 104, "reach": 64, "fade": 2.0,
@@ -57,6 +58,8 @@ SETTINGS: Mapping[str, Any] = {
     "decoder": DECODER,
 }
 """Of the manifest: what is chosen, not learnt."""
+SOUNDS = 16
+"""Batches that tell what is usual at a position of Whisper."""
 COLDEST, HOTTEST = 0.25, 4.0
 """Temperatures beyond are those of a handful of frames."""
 
@@ -118,13 +121,13 @@ def train(
 
     torch.manual_seed(seed)
     learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
-    whisper = _start(learner, init, encoder, source)
-    start = None if whisper else copy.deepcopy(learner).eval()
+    teacher = _start(learner, init, encoder, source)
+    start = None if teacher else copy.deepcopy(learner).eval()
     learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
     counter = EpochCounter(epochs)
     brain = Diarizer(
         learner,
-        whisper,
+        teacher,
         class_weights(voices, len(labels)),
         Schedule(steps=steps, **schedule),
         work / "log.txt",
@@ -172,8 +175,8 @@ def _context(workers: int) -> str | None:
     return "fork" if workers else None
 
 
-def _start(learner: Learner, init: str | Path, encoder: Mapping[str, Any], source: Source) -> WhisperEncoder | None:
-    """Fill the learner from `init`; the Whisper encoder to follow, if it starts from one."""
+def _start(learner: Learner, init: str | Path, encoder: Mapping[str, Any], source: Source) -> Teacher | None:
+    """Fill the learner from `init`; what to follow, if that is Whisper's encoder."""
     if Path(init).suffix != ".safetensors":
         manifest = cached(init)
         tensors = read_tensors(manifest.weights)
@@ -188,9 +191,9 @@ def _start(learner: Learner, init: str | Path, encoder: Mapping[str, Any], sourc
     tensors["embed_positions.weight"] = positions[: whisper.embed_positions.num_embeddings]
     fill(whisper, tensors, Path(init))
     whisper.eval().requires_grad_(False)
-    samples = torch.cat([Batches(source, 0, 2)[n].clean for n in range(2)])
-    without_positions(learner.encoder, whisper, samples)
-    return whisper
+    sounds = [Batches(source, 0, SOUNDS)[n].clean for n in range(SOUNDS)]
+    without_positions(learner.encoder, whisper, torch.cat(sounds[:2]))
+    return Teacher(whisper, sounds)
 
 
 def class_weights(speakers: Speakers, labels: int) -> Tensor:

@@ -15,9 +15,6 @@ from ..errors import BadModel
 from ..grid import HOP
 from ..manifest import Manifest, find
 
-LIMIT = 8.0
-"""Largest score in the table: Whisper's first layer has some of 40, which would leave a frame one neighbour."""
-
 
 def cached(model: str | Path) -> Manifest:
     """The manifest of a model that a training can start from.
@@ -64,31 +61,16 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], checkpoint: Path) -> Non
 
 
 LEFT, STEP, RIGHT = 104, 48, 16
-"""Frames of a window in which Whisper is looked at, and those in it that count. Whisper's features of one sound differ
-from position to position more than those of two voices do: only about one position are they comparable."""
-
-
-def windows(samples: Tensor) -> Tensor:
-    """Samples `[B, T * 320]` -> all windows that fit, `[B * n, (LEFT + STEP + RIGHT) * 320]`, STEP frames apart."""
-    found: Tensor = samples.unfold(1, (LEFT + STEP + RIGHT) * HOP, STEP * HOP).flatten(0, 1)
-    return found
-
-
-@torch.no_grad()
-def features(whisper: WhisperEncoder, samples: Tensor) -> Tensor:
-    """What Whisper says of samples `[B, T * 320]`, frame by frame near position LEFT: `[B, n * STEP, D]`, from frame
-    LEFT on."""
-    found: Tensor = whisper(windows(samples))[:, LEFT : LEFT + STEP]
-    return found.reshape(len(samples), -1, found.shape[-1])
+"""Frames of a window in which Whisper is looked at, and those in it whose attention counts."""
 
 
 @torch.no_grad()
 def without_positions(encoder: CachedEncoder, whisper: WhisperEncoder, samples: Tensor) -> None:
     """Give `encoder` the weights of `whisper`, and what its positions do to the attention as a table of distances.
 
-    The scores of attention from the frames at LEFT to LEFT + STEP, with the positions minus with one position for all,
-    averaged over speech and over all pairs of frames at the same distance. Layer after layer: each is fitted to what
-    the fitted ones below it give.
+    All frames get the position in the middle of those that count. The table: the scores of attention from these, with
+    the positions minus with that one for all, averaged over speech and over all pairs of frames at the same distance.
+    Layer after layer: each is fitted to what the fitted ones below it give.
 
     Args:
         encoder: to be filled; its layers, heads and widths are those of `whisper`.
@@ -98,12 +80,14 @@ def without_positions(encoder: CachedEncoder, whisper: WhisperEncoder, samples: 
     own = encoder.state_dict()
     given = whisper.state_dict()
     encoder.load_state_dict({**own, **{key: given[key] for key in own if key in given}})
-    x = F.gelu(whisper.conv1(whisper.log_mel(windows(samples))))
+    windows = samples.unfold(1, (LEFT + STEP + RIGHT) * HOP, STEP * HOP).flatten(0, 1)
+    x = F.gelu(whisper.conv1(whisper.log_mel(windows)))
     x = F.gelu(whisper.conv2(x)).transpose(1, 2)
     frames = x.shape[1]
     positions = whisper.embed_positions.weight[:frames]
+    # One that there is, not a mean: the mean of waves is shorter, and the layers expect their length.
+    encoder.position.copy_(positions[LEFT + STEP // 2])
     seen = slice(LEFT, LEFT + STEP)
-    encoder.position.copy_(positions[seen].mean(0))
     with_positions, without = x + positions, x + encoder.position
     place = torch.arange(frames)
     distance = (place - place[:, None]).clamp(-encoder.reach, encoder.reach) + encoder.reach
@@ -113,7 +97,7 @@ def without_positions(encoder: CachedEncoder, whisper: WhisperEncoder, samples: 
         difference = (_scores(layer, with_positions) - _scores(layer, without))[:, :, seen]
         difference = (difference - difference.mean(-1, keepdim=True)).mean(0).flatten(1)
         sums = torch.zeros(len(difference), len(count)).index_add_(1, distance[seen].flatten(), difference)
-        encoder.distance[number] = (sums / count.clamp(min=1)).clamp(-LIMIT, LIMIT)
+        encoder.distance[number] = sums / count.clamp(min=1)
         with_positions = layer(with_positions)
         without, _ = encoder.through(number, without, None, encoder.distance[number][:, distance])
 

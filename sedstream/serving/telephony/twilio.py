@@ -153,8 +153,8 @@ class Twilio:
                 roles[track] = word(named, track, known=(CUSTOMER, AGENT))
         self._stream = stream
         self._tracks = {track: _Track(channel) for channel, track in enumerate(present)}
-        token = word(named, "token") if "token" in named else None
-        return Begin(call, stream, RATE, tuple(roles[track] for track in present), token=token)
+        roles_present = tuple(roles[track] for track in present)
+        return Begin(call, stream, RATE, roles_present, token=_token(named))
 
     def _check_stream(self, fields: Mapping[str, Any], event: str) -> None:
         if self._stream is None:
@@ -192,6 +192,16 @@ class Twilio:
         for track in self._tracks.values():
             yield from track.fill(end)
         yield Finish()
+
+
+def _token(named: Mapping[str, Any]) -> str | None:
+    """What the ``<Stream>`` brings as ``token``. Raises ``BadMessage``, which is logged and must not tell it."""
+    if "token" not in named:
+        return None
+    try:
+        return word(named, "token")
+    except BadMessage:
+        raise BadMessage("bad_value", "Bad token, expected a text of 1 to 256 printable characters") from None
 
 
 def _number(fields: Mapping[str, Any], name: str, least: int, *, fatal: bool = False) -> int:
