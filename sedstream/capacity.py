@@ -47,6 +47,8 @@ def warm(model: Model) -> None:
     """Run all of it once, with speech, so that the first call does not wait for what is compiled or loaded late."""
     speech = _speech()
     for name, plan in model.manifest.plans.items():
+        if plan.whole:
+            continue
         stream = Stream(model.manifest, name)
         stream.write(speech[: (plan.window + plan.step) * HOP])
         stream.close()
@@ -56,8 +58,8 @@ def warm(model: Model) -> None:
 
 def measure(model: Model, plan: str = "live", up_to: float = SHARE) -> Iterator[Load]:
     """Loads of 1, 2, 4, … streams until one takes more than the share ``up_to`` of a step. Raises ``BadModel`` for an
-    unknown plan."""
-    chosen = model.manifest.plan(plan)
+    unknown plan, ``BadInput`` for a whole one."""
+    chosen = Stream(model.manifest, plan).plan
     speech = _speech()
     step = chosen.step * HOP
     streams: list[Stream] = []

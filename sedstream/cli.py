@@ -166,9 +166,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(bench, plan="live", labels=False)
     bench.set_defaults(run=commands.bench)
 
-    models = verbs.add_parser("models", help="list and verify the models at hand, show their cards")
-    models.add_argument("model", nargs="?", metavar="MODEL", help="name or folder: show its card")
+    models = verbs.add_parser("models", help="list and verify the models at hand, show their cards, pull weights")
+    models.add_argument(
+        "model", nargs="*", metavar="MODEL", help="name or folder: show its card; pull MODEL: fetch its weights"
+    )
     models.add_argument("--verify", action="store_true", help="load each, or MODEL alone, and let it answer")
+    models.add_argument(
+        "--to", metavar="FOLDER", help="with pull: a model folder to make, if not where it is installed"
+    )
+    models.add_argument("--quiet", action="store_true", help="no progress bar")
     models.set_defaults(run=commands.models)
 
     demo = verbs.add_parser("demo", help="diarize the recordings that come with sedstream")
@@ -237,7 +243,7 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser, plan: str, device: bool = True, labels: bool = True) -> None:
     parser.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
-    parser.add_argument("--plan", default=plan, help="live or batch (%(default)s)")
+    parser.add_argument("--plan", default=plan, help="live, batch, or another that the model has (%(default)s)")
     if device:
         parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     if labels:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadInput, BadModel, SedstreamError
+from .errors import BadInput, SedstreamError
 from .exports.screen import Screen
 
 if TYPE_CHECKING:
@@ -285,21 +285,10 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """The models at hand, or one: its card, or whether it is whole."""
+    """The models at hand, or one: its card, whether it is whole, its weights."""
     from . import catalogue
 
-    if options.model is not None and not options.verify:
-        print(catalogue.card(options.model))
-        return 0
-    failed = 0
-    for folder in catalogue.folders(options.model):
-        try:
-            manifest = catalogue.check(folder, run=options.verify)
-        except BadModel as error:
-            failed += _complain(error)
-            continue
-        print("\n".join(catalogue.lines(manifest, "verified, runs" if options.verify else "verified")), flush=True)
-    return 2 if failed else 0
+    return catalogue.run(options)
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ class Segment:
     """One emotion from ``start`` to ``end``; everything else are means over its frames.
 
     ``probs``: mean probability per class, in the order of the session's labels. ``confidence``: that of ``label``.
-    ``entropy``: of ``probs``, in nats. ``arousal``, ``valence``: 0…1.
+    ``entropy``: of ``probs``, in nats. ``arousal``, ``valence``: 0…1, None from a model that does not tell them.
     """
 
     start: int
@@ -27,9 +27,9 @@ class Segment:
     confidence: float
     probs: tuple[float, ...]
     entropy: float
-    arousal_mean: float
-    arousal_peak: float
-    valence_mean: float
+    arousal_mean: float | None
+    arousal_peak: float | None
+    valence_mean: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Arousal:
-    """Mean arousal and valence (0…1) of the speech in [start, end); None where there is no speech."""
+    """Mean arousal and valence (0…1) of the speech in [start, end); None where there is no speech, or the model does
+    not tell them."""
 
     start: int
     end: int
@@ -116,8 +117,8 @@ def segment_fields(segment: Segment, labels: Sequence[str]) -> dict[str, Any]:
         "confidence": round(segment.confidence, 6),
         "probs": {label: round(p, 6) for label, p in zip(labels, segment.probs, strict=True)},
         "entropy": round(segment.entropy, 6),
-        "arousal": {"mean": round(segment.arousal_mean, 6), "peak": round(segment.arousal_peak, 6)},
-        "valence": {"mean": round(segment.valence_mean, 6)},
+        "arousal": {"mean": _rounded(segment.arousal_mean), "peak": _rounded(segment.arousal_peak)},
+        "valence": {"mean": _rounded(segment.valence_mean)},
     }
 
 
@@ -138,6 +139,10 @@ def parse_segment(fields: Mapping[str, Any]) -> tuple[Segment, tuple[str, ...]]:
     return segment, labels
 
 
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 6)
+
+
 def to_wire(event: Event, labels: Sequence[str]) -> dict[str, Any]:
     """``type`` and the fields of an event, times in seconds; the server adds v, session, seq, channel and role."""
     t_audio = round(event.at / RATE, 4)
@@ -153,8 +158,7 @@ def to_wire(event: Event, labels: Sequence[str]) -> dict[str, Any]:
         case Arousal():
             fields = {"type": "arousal", "start": seconds(event.start), "end": seconds(event.end)}
             for name in ("arousal", "valence"):
-                value = getattr(event, name)
-                fields[name] = None if value is None else round(value, 6)
+                fields[name] = _rounded(getattr(event, name))
         case Gap():
             fields = {"type": "gap", "start": round(event.sample / RATE, 4)}
             fields["end"] = round((event.sample + event.samples) / RATE, 4)

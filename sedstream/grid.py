@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from .errors import BadInput
 
@@ -28,6 +29,9 @@ class Plan:
 
     Block *k* answers frames [k·step, (k+1)·step) and reads [k·step - left, (k+1)·step + right).
     ``step`` is a multiple of 8 so that a block holds whole 32 ms VAD chunks (8·320 = 5·512 samples).
+
+    ``Plan(0, 0, 0)`` is the whole session in one block, once its end is known: for recordings, not for live audio, in
+    memory that grows with their length.
     """
 
     left: int
@@ -35,12 +39,19 @@ class Plan:
     right: int
 
     def __post_init__(self) -> None:
+        if self.whole:
+            return
         if self.step <= 0 or self.step % 8:
             raise BadInput(f"Bad plan step {self.step}, expected a positive multiple of 8 frames")
         # right ≥ 1: a block is then never the last one before its session is known to end, so what the last block does
         # cannot depend on whether the end was announced before or after it was pulled.
         if self.left < 0 or self.right < 1:
             raise BadInput(f"Bad plan context {self.left}, {self.right}, expected left ≥ 0 and right ≥ 1 frames")
+
+    @property
+    def whole(self) -> bool:
+        """One block for all of the session."""
+        return self.left == self.step == self.right == 0
 
     @property
     def window(self) -> int:
@@ -50,7 +61,7 @@ class Plan:
     @property
     def latency(self) -> float:
         """Algorithmic latency in seconds: how long after its sound a frame is answered at the latest."""
-        return seconds(self.step + self.right)
+        return inf if self.whole else seconds(self.step + self.right)
 
     def span(self, block: int) -> tuple[int, int]:
         """First and last (exclusive) sample that ``block`` reads; the first is negative at the start."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from hashlib import sha256
+from hashlib import file_digest
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,20 @@ from .grid import Plan
 from .speech.settings import VadSettings
 
 DEFAULT = "sedstream-base"
+SUMS = "SHA256SUMS"
+"""Beside the weights that were pulled: what they were then, as the program sha256sum writes it."""
 KINDS = ("windowed", "cached")
 """A windowed encoder reads a block with its context anew each time; a cached one remembers, and reads it once."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of weights. ``sha256`` empty: its publisher tells none, and what was pulled first counts. ``url``: where
+    it comes from, empty for one that came with the model."""
+
+    path: Path
+    sha256: str
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +45,32 @@ class Manifest:
     licence: str
     labels: tuple[str, ...]
     temperature: float
-    weights: Path
-    sha256: str
+    format: str
+    files: tuple[File, ...]
     encoder: Mapping[str, Any]
     head: Mapping[str, Any]
     plans: Mapping[str, Plan]
     vad: VadSettings
     decoder: DecoderSettings
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights; of several, the first."""
+        return self.files[0].path
+
+    @property
+    def sha256(self) -> str:
+        """That of the weights; of several files, theirs with + between."""
+        return "+".join(self.digest(file) for file in self.files)
+
+    @property
+    def pulled(self) -> bool:
+        """Whether all files are there."""
+        return all(file.path.is_file() for file in self.files)
+
+    def digest(self, file: File) -> str:
+        """The sha256 that a file should have; empty where neither the manifest nor an earlier pull says it."""
+        return file.sha256 or sums(self.folder).get(file.path.name, "")
 
     def plan(self, name: str) -> Plan:
         """The plan of that name. Raises ``BadModel`` when the model has none."""
@@ -61,17 +92,30 @@ class Manifest:
 
     def verify(self) -> None:
         """Compare the weights with their sha256. Raises ``BadModel`` when they are missing or differ."""
-        try:
-            with self.weights.open("rb") as file:
-                digest = sha256()
-                while part := file.read(1 << 20):
-                    digest.update(part)
-        except OSError as error:
-            raise BadModel(f"Bad weights '{self.weights}', expected a readable file: {error.strerror}") from error
-        if digest.hexdigest() != self.sha256:
-            raise BadModel(
-                f"Bad weights '{self.weights}', expected sha256 {self.sha256[:12]}…, found {digest.hexdigest()[:12]}…"
-            )
+        for file in self.files:
+            if file.url and not file.path.exists():
+                raise BadModel(f"Bad weights '{file.path}', expected them pulled: sedstream models pull {self.name}")
+            found, expected = digest(file.path), self.digest(file)
+            if found != expected:
+                raise BadModel(f"Bad weights '{file.path}', expected sha256 {expected[:12]}…, found {found[:12]}…")
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal. Raises ``BadModel`` when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadModel(f"Bad weights '{path}', expected a readable file: {error.strerror}") from error
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """What ``SHA256SUMS`` in a folder says: the sha256 of files by name. Empty where there is none."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {name.lstrip(" *"): value for value, _, name in (line.partition(" ") for line in lines)}
 
 
 def installed() -> list[Path]:
@@ -122,7 +166,6 @@ _TOP: dict[str, type] = {
 
 def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
     _check("", table, _TOP)
-    weights = _check("weights.", table["weights"], {"file": str, "sha256": str})
     for name, plan in table["plans"].items():
         _check(f"plans.{name}.", plan, {"left": int, "step": int, "right": int})
     if table["kind"] not in KINDS:
@@ -132,9 +175,13 @@ def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
         raise BadModel(f"Bad labels {list(labels)}, expected two or more different names")
     if table["temperature"] <= 0:
         raise BadModel(f"Bad temperature {table['temperature']}, expected a positive number")
-    file = Path(weights["file"])
-    if file.name != weights["file"]:
-        raise BadModel(f"Bad weights file {weights['file']!r}, expected a name inside the model's folder")
+    weights = table["weights"]
+    several = "files" in weights
+    if several:
+        _check("weights.", weights, {"format": str, "files": list})
+    rows = weights["files"] if several else [weights]
+    if not rows:
+        raise BadModel("Bad weights files [], expected one or more")
     return Manifest(
         folder=folder,
         name=table["name"],
@@ -144,14 +191,22 @@ def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
         licence=table["licence"],
         labels=labels,
         temperature=table["temperature"],
-        weights=folder / file,
-        sha256=weights["sha256"],
+        format=weights["format"] if several else "safetensors",
+        files=tuple(_file(folder, row, {"url": str} if several else {}) for row in rows),
         encoder=table["encoder"],
         head=table["head"],
         plans={name: Plan(**plan) for name, plan in table["plans"].items()},
         vad=VadSettings(**_check("vad.", table["vad"], _types(VadSettings))),
         decoder=DecoderSettings(**_check("decoder.", table["decoder"], _types(DecoderSettings))),
     )
+
+
+def _file(folder: Path, row: Any, more: Mapping[str, type]) -> File:
+    row = _check("weights.", row, {"file": str, "sha256": str, **more})
+    name = row["file"]
+    if Path(name).name != name:
+        raise BadModel(f"Bad weights file {name!r}, expected a name inside the model's folder")
+    return File(folder / name, row["sha256"], row.get("url", ""))
 
 
 def _types(settings: type) -> dict[str, type]:

@@ -21,6 +21,7 @@ from .grid import HOP, RATE
 from .manifest import DEFAULT
 from .stream import Stream
 from .tick import tick
+from .whole import WholeStream
 from .zoo import Model, load
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def diarize(
 ) -> Diarization:
     """Diarize a file, or samples ``[n]`` or ``[n, 1…2]`` in -1…1 at ``rate`` Hz.
 
-    ``plan``: ``batch`` (longer context, the default) or ``live`` (what a live session answers, to the bit).
+    ``plan``: ``batch`` (longer context, the default), ``live`` (what a live session answers, to the bit), or another of
+    the model's.
     ``labels``: restrict the classes and renormalise. ``channels``: ``mix`` or ``split``; ``roles`` names them.
     ``frames``: keep them (1 MB for 9 min). ``progress`` is told the seconds done. Raises ``BadInput``,
     ``BadModel``, ``Unavailable``.
@@ -208,7 +210,8 @@ class Run:
         if roles is not None and len(roles) != count:
             raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name
-        self.streams = [Stream(model.manifest, plan, labels, keep_frames=frames) for _ in range(count)]
+        kind = WholeStream if model.manifest.plan(plan).whole else Stream
+        self.streams = [kind(model.manifest, plan, labels, keep_frames=frames) for _ in range(count)]
         self._frames: list[list[Any]] | None = [[] for _ in range(count)] if frames else None
         self._roles = roles
         self._resamplers = [Resampler(rate) for _ in range(count)]

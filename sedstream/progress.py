@@ -8,7 +8,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -45,6 +53,26 @@ class Progress:
             self._bars.update(task, visible=False)
         task = self._bars.add_task(name if of == 1 else f"{number + 1}/{of} {name}", total=seconds)
         return lambda done: self._bars.update(task, completed=done)
+
+
+class Download:
+    """Files on their way, on stderr: ``with Download(shown) as bars``; ``add`` a file, then tell the returned function
+    the bytes that are there, and of how many."""
+
+    def __init__(self, shown: bool) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._bars = Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown)
+
+    def __enter__(self) -> Download:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def add(self, name: str) -> Callable[[int, int | None], None]:
+        task = self._bars.add_task(name, total=None)
+        return lambda done, of: self._bars.update(task, completed=done, total=of)
 
 
 class FolderProgress:

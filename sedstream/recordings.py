@@ -135,7 +135,8 @@ class _Job:
             return False
         run = self.run
         return run is None or all(
-            stream.waiting <= (stream.plan.step + stream.plan.window) * HOP for stream in run.streams
+            stream.plan.whole or stream.waiting <= (stream.plan.step + stream.plan.window) * HOP
+            for stream in run.streams
         )
 
     def take(self) -> bool:

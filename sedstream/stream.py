@@ -60,6 +60,8 @@ class Stream:
         keep_frames: bool = False,
     ) -> None:
         self.plan = plan if isinstance(plan, Plan) else manifest.plan(plan)
+        if self.plan.whole and type(self) is Stream:
+            raise BadInput(f"Bad plan '{plan}', expected one for live audio: it answers at the end")
         self.labels = manifest.choose(labels)
         self._columns = [manifest.labels.index(label) for label in self.labels]
         self._all = len(self._columns) == len(manifest.labels)
@@ -198,9 +200,8 @@ class Stream:
         if scores is None or affect is None:
             scores = np.zeros((self.plan.step, len(self.labels)), np.float32)
             affect = np.zeros((self.plan.step, 2), np.float32)
-        elif not self._all:
-            scores = scores[:, self._columns]
-            scores = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        else:
+            scores = self._restrict(scores)
         last = self._last_block
         fed = max(0, self._fed - self._index * self.plan.step)
         scores, affect = np.concatenate([self._scores, scores[fed:]]), np.concatenate([self._affect, affect[fed:]])
@@ -220,6 +221,10 @@ class Stream:
             self._update()
         self._drop()
         self._settle()
+
+    def _restrict(self, scores: Array) -> Array:
+        chosen = scores[:, self._columns]
+        return scores if self._all else chosen - np.log(np.exp(chosen).sum(axis=1, keepdims=True))
 
     @property
     def _last_block(self) -> bool:

@@ -35,8 +35,8 @@ def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
             spoken.append((stream, block))
         else:
             stream.push(None, None)
-    for plan in {block.plan for _, block in spoken}:
-        rows = [(stream, block) for stream, block in spoken if block.plan == plan]
+    for plan, size in {(block.plan, len(block.samples)): None for _, block in spoken}:
+        rows = [(stream, block) for stream, block in spoken if (block.plan, len(block.samples)) == (plan, size)]
         before = [(block.memory, block.follows) for _, block in rows]
         scores, affect, memories = model(np.stack([block.samples for _, block in rows]), plan, spread, before)
         for n, (stream, _) in enumerate(rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,20 +13,38 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from .encoders import speechbrain
+from .encoders.batches import halving
 from .encoders.cached import CachedEncoder
-from .encoders.heads import CachedHead, FrameHead
-from .encoders.networks import CachedNetwork, Network, WindowedNetwork
+from .encoders.heads import CachedHead, FrameHead, LinearHead
+from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
+from .encoders.wav2vec import Wav2VecEncoder
 from .encoders.whisper import WhisperEncoder
 from .errors import BadInput, BadModel
-from .grid import HOP, Plan
-from .manifest import DEFAULT, Manifest, find
+from .grid import HOP, RATE, Plan
+from .manifest import DEFAULT, File, Manifest, digest, find
 from .speech.silero import Silero
 
 FAMILIES: dict[tuple[str, str], tuple[type[nn.Module], type[nn.Module], type[Network]]] = {
     ("whisper", "windowed"): (WhisperEncoder, FrameHead, WindowedNetwork),
     ("whisper", "cached"): (CachedEncoder, CachedHead, CachedNetwork),
+    ("wav2vec", "windowed"): (Wav2VecEncoder, FrameHead, OverlappingNetwork),
+    ("speechbrain", "windowed"): (Wav2VecEncoder, LinearHead, OverlappingNetwork),
+}
+FORMATS: dict[str, Callable[[Manifest], Mapping[str, Tensor]]] = {
+    "safetensors": lambda manifest: load_file(manifest.weights),
+    "speechbrain": lambda manifest: speechbrain.load(manifest.folder, manifest.labels).tensors,
+}
+"""How weights are read: tensors named ``encoder.*`` and ``head.*``."""
+SPEECHBRAIN = "wavlm-large-sed"
+"""The model whose plans and decoder a SpeechBrain checkpoint gets that has no manifest."""
+PRECISIONS = {
+    "auto": torch.bfloat16,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
 }
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
@@ -46,12 +65,15 @@ class Model:
         self.device = device
         self.silero = Silero()
         self._network = network.to(device).eval()
+        self._most = BUCKETS[-1]  # rows of a batch on a GPU: less than that since its memory did not hold more
 
     def __call__(
         self, blocks: Array, plan: Plan, spread: Spread = map, before: Sequence[Before] | None = None
     ) -> tuple[Array, Array, list[Any]]:
         """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]``, arousal and valence ``[B, step,
-        2]`` f32, and what each session remembers now.
+        2]`` f32 (NaN from a model that does not tell them), and what each session remembers now.
+
+        For a whole plan blocks ``[B, n]`` of any length; the answer is as many frames as the encoder makes of them.
 
         A row's answer does not depend on the other rows: rows are computed in batches of fixed sizes, which for a plan
         on a CPU is one size, just large enough to keep a core busy. ``spread``: ``map``, or that of a pool of threads
@@ -60,21 +82,27 @@ class Model:
         """
         before = [(None, False)] * len(blocks) if before is None else before
         cpu = self.device.type == "cpu"
-        size = self._network.rows(plan) if cpu else BUCKETS[-1]
+        size = self._network.rows(plan) if cpu else 1 if plan.whole else self._most
         # Those that begin cost an encoding more, for all of their batch: they go together.
         order = sorted(range(len(blocks)), key=lambda row: before[row][1])
         parts = [order[n : n + size] for n in range(0, len(order), size)]
         answers = (spread if cpu else map)(
-            lambda rows: self._part(blocks[rows], [before[n] for n in rows], plan), parts
+            lambda rows: halving(
+                lambda some: self._part(blocks[some], [before[n] for n in some], plan), rows, self._less
+            ),
+            parts,
         )
-        scores = np.empty((len(blocks), plan.step, len(self.manifest.labels)), np.float32)
-        affect = np.empty((len(blocks), plan.step, 2), np.float32)
-        memories: list[Any] = [None] * len(blocks)
-        for rows, (some_scores, some_affect, some_memories) in zip(parts, answers, strict=True):
-            scores[rows], affect[rows] = some_scores, some_affect
-            for row, memory in zip(rows, some_memories, strict=True):
-                memories[row] = memory
-        return scores, affect, memories
+        scores, affect, memories = zip(*(answer for part in answers for answer in part), strict=True)
+        back = np.argsort(order)
+        together = [memory for part in memories for memory in part]
+        return np.concatenate(scores)[back], np.concatenate(affect)[back], [together[n] for n in back]
+
+    def _less(self, rows: int) -> None:
+        """A batch of so many rows did not fit in memory."""
+        if self.device.type == "cuda":
+            self._most = max(1, next(size for size in BUCKETS if size >= rows) // 2)
+            self._network.release()
+            torch.cuda.empty_cache()
 
     def _part(self, blocks: Array, before: Sequence[Before], plan: Plan) -> tuple[Array, Array, list[Any]]:
         if self.device.type != "cpu":
@@ -102,7 +130,7 @@ class Model:
 
     def warm(self, plan: Plan) -> None:
         """Run once on silence, so that the first session does not pay for the first call."""
-        self(np.zeros((1, plan.window * HOP), np.float32), plan)
+        self(np.zeros((1, RATE if plan.whole else plan.window * HOP), np.float32), plan)
 
 
 def one_core() -> None:
@@ -110,15 +138,22 @@ def one_core() -> None:
     torch.set_num_threads(1)
 
 
-def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
-    """A model by name, folder or manifest, ready to run. Raises ``BadModel``, and ``BadInput`` for an unusable
-    device."""
-    manifest = model if isinstance(model, Manifest) else find(model)
+def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision: str = "auto") -> Model:
+    """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's.
+
+    ``precision``: ``float32``, ``bfloat16``, ``float16``, or ``auto``: 16 bits where the device is made for them and
+    the family does not suffer. Raises ``BadModel``, and ``BadInput`` for an unusable device or precision.
+    """
+    if precision not in PRECISIONS:
+        raise BadInput(f"Bad precision {precision!r}, expected {', '.join(PRECISIONS)}")
+    manifest = model if isinstance(model, Manifest) else find_any(model)
     where = _device(device)
     manifest.verify()
     network = _network(manifest)
+    if manifest.format not in FORMATS:
+        raise BadModel(f"Bad format {manifest.format!r} of model {manifest.name!r}, expected {', '.join(FORMATS)}")
     try:
-        tensors = load_file(manifest.weights)
+        tensors = FORMATS[manifest.format](manifest)
     except (SafetensorError, OSError) as error:
         raise BadModel(f"Bad weights '{manifest.weights}', expected safetensors: {error}") from error
     try:
@@ -126,9 +161,31 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu") -> Model:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BadModel(f"Bad weights '{manifest.weights}', expected those of its manifest: {reason}") from error
-    if where.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+    if where.type == "cpu" and precision == "auto" and torch.cpu._is_avx512_bf16_supported():
         network.shorten()
+    elif where.type == "cuda" and precision != "float32":
+        network.halve(PRECISIONS[precision])
     return Model(manifest, network, where)
+
+
+def find_any(model: str | Path) -> Manifest:
+    """The manifest of a model by name or folder; that of SpeechBrain's, about a folder that its recipe saved."""
+    folder = Path(model)
+    if not (folder / speechbrain.FILES[0]).is_file() or (folder / "manifest.toml").exists():
+        return find(model)
+    found = speechbrain.load(folder)
+    files = tuple(File(folder / name, digest(folder / name)) for name in speechbrain.FILES)
+    return replace(
+        find(SPEECHBRAIN),
+        folder=folder,
+        name=folder.resolve().name,
+        version="",
+        licence="unknown",
+        labels=found.labels,
+        files=files,
+        encoder=found.encoder,
+        head=found.head,
+    )
 
 
 def _device(name: str) -> torch.device:

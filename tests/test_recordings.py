@@ -194,7 +194,8 @@ def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
     assert list(changed["duration"]) == [6.0, *summed["duration"][1:]]
     assert answer(calls, out, model, labels=["neutral", "angry"]).done == 4  # other settings
     assert answer(calls, out, model, labels=["neutral", "angry"], plan="live").done == 4
-    other = Model(replace(model.manifest, sha256="0" * 64), model._network, model.device)
+    files = tuple(replace(file, sha256="0" * 64) for file in model.manifest.files)
+    other = Model(replace(model.manifest, files=files), model._network, model.device)
     assert answer(calls, out, other, labels=["neutral", "angry"], plan="live").done == 4  # other weights
     assert answer(calls, out, model, ["jsonl", "rttm"]).done == 4
     assert answer(calls, out, model, ["rttm"]).skipped == 4  # they are there

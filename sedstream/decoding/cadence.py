@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ CADENCE = 25
 """Frames that one point covers: 0.5 s."""
 
 Point: TypeAlias = tuple[int, int, float | None, float | None]
-"""Start and end in frames, arousal and valence in 0…1; None where there is no speech."""
+"""Start and end in frames, arousal and valence in 0…1; None where there is no speech, or they are not told."""
 
 
 class Cadence:
@@ -23,7 +24,8 @@ class Cadence:
         self._sums = np.zeros(3)  # arousal, valence, frames of speech in the current point
 
     def add(self, affect: NDArray[np.float32], speech: NDArray[np.bool_]) -> list[Point]:
-        """Arousal and valence ``[n, 2]`` and speech flags ``[n]`` of the next frames; the points that they complete."""
+        """Arousal and valence ``[n, 2]`` (NaN: not told) and speech flags ``[n]`` of the next frames; the points that
+        they complete."""
         points = []
         for frame in range(len(speech)):
             if speech[frame]:
@@ -42,4 +44,10 @@ class Cadence:
         self._sums[:] = 0
         start = self._origin + (self._frames - 1) // CADENCE * CADENCE
         end = self._origin + self._frames
-        return (start, end, arousal / frames, valence / frames) if frames else (start, end, None, None)
+        if not frames:
+            return start, end, None, None
+        return start, end, _mean(arousal, frames), _mean(valence, frames)
+
+
+def _mean(total: float, frames: float) -> float | None:
+    return None if isnan(total) else total / frames

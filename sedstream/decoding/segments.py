@@ -37,7 +37,8 @@ class _Open:
 
     def segment(self, labels: Sequence[str]) -> Segment:
         probs = self.probs / self.frames
-        arousal, valence = (self.affect / self.frames).tolist()
+        mean = self.affect / self.frames
+        arousal, valence = (None if np.isnan(value) else float(value) for value in mean)
         entropy = -float((probs * np.log(np.maximum(probs, 1e-12))).sum())
         return Segment(
             start=self.start,
@@ -47,14 +48,17 @@ class _Open:
             probs=tuple(probs.tolist()),
             entropy=max(0.0, entropy),
             arousal_mean=arousal,
-            arousal_peak=self.peak,
+            arousal_peak=None if arousal is None else self.peak,
             valence_mean=valence,
         )
 
 
 @dataclass(slots=True)
 class Assembler:
-    """Frames in order of time, labels as the decoder commits them. ``origin``: the frame number of the first frame."""
+    """Frames in order of time, labels as the decoder commits them. ``origin``: the frame number of the first frame.
+
+    Arousal or valence NaN: the model does not tell them.
+    """
 
     labels: Sequence[str]
     origin: int = 0

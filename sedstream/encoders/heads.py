@@ -121,3 +121,43 @@ class CachedHead(nn.Module):
             return x
         dropped: Tensor = self.dropout(x.transpose(1, 2)).transpose(1, 2)
         return dropped
+
+
+class LinearHead(nn.Module):
+    """One matrix from features to emotions, as SpeechBrain's emotion diarization has it; arousal and valence are not
+    told.
+
+    Args:
+        labels: number of emotions C.
+        features: width D of the encoder's answer.
+        bias: whether it adds one.
+    """
+
+    def __init__(self, *, labels: int, features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.emotion = nn.Linear(features, labels, bias=bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[B, T, D]` -> logits `[B, T, C]`, and NaN `[B, T, 2]`."""
+        return self.emotion(features), features.new_full((*features.shape[:2], 2), torch.nan)
+
+
+class AffectHead(nn.Module):
+    """Arousal, dominance and valence of a window: the mean of its features, a layer with tanh, and a matrix.
+
+    Source: Wagner et al., "Dawn of the transformer era in speech emotion recognition", 2023; names of the parameters
+    as in audEERING's checkpoint.
+
+    Args:
+        features: width D of the encoder's answer.
+    """
+
+    def __init__(self, *, features: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(features, features)
+        self.out_proj = nn.Linear(features, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `[B, T, D]` -> arousal, dominance and valence `[B, 3]`, about 0 to 1."""
+        answer: Tensor = self.out_proj(self.dense(features.mean(1)).tanh())
+        return answer

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from ..errors import BadModel
 from ..grid import HOP, Plan
 from .cached import BEFORE, BEHIND, CachedEncoder, Memory
-from .heads import CachedHead
+from .graphs import Graphs
+from .heads import CachedHead, FrameHead, LinearHead
+from .wav2vec import FIELD, Wav2VecEncoder
 
 Answer = tuple[Tensor, Tensor, list[Any]]
 FULL = 128
@@ -24,7 +26,9 @@ class Network(nn.Module):
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
         """Samples ``[B, plan.window·320]`` and the memories of B sessions (None: it begins), each with whether it is
-        from the block right before -> logits ``[B, step, C]``, arousal and valence ``[B, step, 2]``, B memories."""
+        from the block right before -> logits ``[B, step, C]``, arousal and valence ``[B, step, 2]``, B memories.
+
+        For a whole plan samples ``[B, n]``, and as many frames as the encoder makes of them."""
         raise NotImplementedError
 
     def rows(self, plan: Plan) -> int:
@@ -36,6 +40,12 @@ class Network(nn.Module):
 
     def shorten(self) -> None:
         """Compute in bfloat16 what does not suffer from it. Call it once, after the weights are there."""
+
+    def halve(self, dtype: torch.dtype) -> None:
+        """Compute in 16 bits on a GPU. Call it once, after the weights are there."""
+
+    def release(self) -> None:
+        """Memory is short: give back what is held only for speed."""
 
 
 class WindowedNetwork(Network):
@@ -50,6 +60,58 @@ class WindowedNetwork(Network):
         logits, affect = self.head(self.encoder(samples))
         answered = slice(plan.left, plan.left + plan.step)
         return logits[:, answered], affect[:, answered], [None] * len(samples)
+
+    def check(self, name: str, plan: Plan) -> None:
+        if plan.whole:
+            raise BadModel(f"Bad plan {name!r}, expected a step: the encoder's windows have a longest length")
+
+
+class OverlappingNetwork(Network):
+    """Windows of a wav2vec 2.0, HuBERT or WavLM. Where its encoder is `cached`, a session remembers what the
+    convolutions made of the part of its window that the next one holds too, float `[window - 1 - step, channels]`.
+
+    The numbers are then those of the whole window up to rounding, for the convolutions are of other lengths.
+    """
+
+    def __init__(self, encoder: Wav2VecEncoder, head: FrameHead | LinearHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self._extract = Graphs(encoder.extract)
+        self._answer = Graphs(lambda features: head(encoder.encode(features)))
+
+    def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+        if plan.whole:
+            return self._whole(samples)
+        kept = plan.window - 1 - plan.step
+        if not self.encoder.cached or not all(follows for _, follows in before):
+            features = self._extract(samples)
+        else:
+            fresh = self._extract(samples[:, kept * HOP :])
+            nothing = fresh.new_zeros(kept, fresh.shape[2])
+            old = [nothing if memory is None else memory for memory, _ in before]
+            features = torch.cat([torch.stack(old), fresh], 1)
+        memories: list[Any] = [None] * len(samples)
+        if self.encoder.cached:
+            # Cloned: a session that falls silent must not keep the whole batch in memory.
+            memories = [row.clone() for row in features[:, plan.step :]]
+        logits, affect = self._answer(features)
+        answered = slice(plan.left, plan.left + plan.step)
+        return logits[:, answered], affect[:, answered], memories
+
+    def _whole(self, samples: Tensor) -> Answer:
+        if samples.shape[1] < FIELD:  # not one frame
+            logits = samples.new_zeros(len(samples), 0, self.head.emotion.out_features)
+            return logits, logits[..., :2], [None] * len(samples)
+        return *self.head(self.encoder(samples)), [None] * len(samples)
+
+    def halve(self, dtype: torch.dtype) -> None:
+        for part in (self.encoder.extractor, self.encoder.projection, self.encoder.transformer):
+            part.to(dtype)
+
+    def release(self) -> None:
+        self._extract.clear()
+        self._answer.clear()
 
 
 class CachedNetwork(Network):
@@ -101,6 +163,8 @@ class CachedNetwork(Network):
         return max(1, FULL // plan.step)
 
     def check(self, name: str, plan: Plan) -> None:
+        if plan.whole:
+            raise BadModel(f"Bad plan {name!r}, expected a step: a cached encoder goes on from block to block")
         least = plan.step - plan.right + BEFORE + BEHIND
         if plan.right - BEHIND > plan.step:
             raise BadModel(f"Bad plan {name!r}: right {plan.right}, expected at most step + {BEHIND}")

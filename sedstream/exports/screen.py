@@ -71,7 +71,7 @@ class Screen:
         channel = row["role"] or str(row["channel"])
         self._print(
             f"{clock(row['start']):>9} {clock(row['end']):>9}  {channel:<10} {row['emotion']:<10} "
-            f"{row['confidence']:>5.2f}  {row['arousal']['mean']:>7.2f}  {row['valence']['mean']:>7.2f}"
+            f"{row['confidence']:>5.2f}  {_score(row['arousal']['mean'])}  {_score(row['valence']['mean'])}"
         )
 
     def file_done(self, file: str, duration: float) -> None:
@@ -109,6 +109,10 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{hours}:{minutes:02d}:{rest:05.2f}"
     return f"{minutes}:{rest:05.2f}" if minutes else f"{rest:.2f}"
+
+
+def _score(value: float | None) -> str:
+    return f"{'' if value is None else format(value, '.2f'):>7}"
 
 
 def _unwritable(out: Path, error: OSError) -> BadInput:

@@ -122,7 +122,7 @@ def _row(diarization: Diarization, track: Track) -> Row:
     return row
 
 
-def _course(name: str, means: Sequence[tuple[float, int]], track: Track) -> Row:
+def _course(name: str, means: Sequence[tuple[float | None, int]], track: Track) -> Row:
     """Mean, peak and slope of ``arousal`` or ``valence``; ``means``: of each segment, with its length in frames.
 
     The mean is that of all frames of speech: a segment's mean is its frames' sum over its length, so the means weighted
@@ -130,7 +130,7 @@ def _course(name: str, means: Sequence[tuple[float, int]], track: Track) -> Row:
     mean would count little speech as much as a lot. The peak is the highest point of the track and the slope runs
     through its points, each in the middle of its span: half a second is the least that says anything about a mood.
     """
-    spoken = sum(length for _, length in means)
+    told = [(mean, length) for mean, length in means if mean is not None]
     points = [
         ((event.start + event.end) / 2, value)
         for event in track.events
@@ -138,7 +138,7 @@ def _course(name: str, means: Sequence[tuple[float, int]], track: Track) -> Row:
     ]
     rise = slope(points)
     return {
-        f"{name}_mean": _ratio(math.fsum(mean * length for mean, length in means), spoken),
+        f"{name}_mean": _ratio(math.fsum(mean * length for mean, length in told), sum(length for _, length in told)),
         f"{name}_peak": round(max(value for _, value in points), 6) if points else None,
         f"{name}_slope": None if rise is None else round(rise, 6),
     }

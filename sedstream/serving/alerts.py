@@ -42,9 +42,10 @@ class Rule:
     on: str = "final"
 
     def value(self, segment: Segment, labels: Sequence[str]) -> float:
-        """The number that the rule looks at; 0 for a label that the session does not have."""
+        """The number that the rule looks at; 0 for a label that the session does not have, or an arousal that its model
+        does not tell."""
         if self.label is None:
-            return segment.arousal_mean
+            return segment.arousal_mean or 0.0
         return segment.probs[labels.index(self.label)] if self.label in labels else 0.0
 
 

@@ -295,7 +295,8 @@ def choose_plan(manifest: Manifest, latency: float | str | None) -> str:
     if latency is None:
         return "live"
     if isinstance(latency, str):
-        manifest.plan(latency)
+        if manifest.plan(latency).whole:
+            raise BadInput(f"Bad latency {latency!r}, expected a plan for live audio: it answers at the end")
         return latency
     fitting = [name for name, plan in manifest.plans.items() if plan.latency <= latency]
     if not fitting:

@@ -1,0 +1,291 @@
+"""What one GPU holds: ``python -m benchmarks gpu [--tiny]``.
+
+Weights are random where a checkpoint would have to be pulled: the numbers mean nothing, the time does. Every session
+speaks all the time, and its audio is in memory. ``--tiny``: small networks and few sessions, on whatever there is, to
+see that it runs; nothing is written then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+import sedstream
+from sedstream.encoders.heads import LinearHead
+from sedstream.encoders.networks import OverlappingNetwork
+from sedstream.encoders.wav2vec import Wav2VecEncoder
+from sedstream.grid import HOP, RATE, Plan, seconds
+from sedstream.manifest import Manifest, find
+from sedstream.zoo import Model
+
+from .report import write
+from .speed import DEMO
+
+LARGE = {
+    "width": 1024, "heads": 16, "layers": 24, "hidden": 4096, "outputs": [24], "relative": True, "norm": "layer",
+    "first": True, "wave": "normalised", "together": True,
+}  # fmt: skip
+BASE_PLUS = {"width": 768, "heads": 12, "layers": 12, "hidden": 3072, "outputs": [12], "relative": True}
+TINY = {
+    "relative": True, "width": 64, "heads": 4, "layers": 2, "hidden": 96, "outputs": [2], "positions": 16, "groups": 4,
+}  # fmt: skip
+GOALS = {"WavLM-large": 800, "WavLM-base+": 3_000}
+WINDOW = Plan(218, 24, 8)
+"""5 s, every 0.48 s."""
+BATCH = Plan(150, 480, 50)
+"""Of recordings: windows of 13.6 s of which 9.6 s are answered."""
+TICKS = 20
+"""Of which the second slowest stands for p99."""
+LIMIT = 0.5
+"""Seconds that a tick may take."""
+
+Array = NDArray[np.float32]
+
+
+def build(arguments: dict[str, Any], device: str, dtype: torch.dtype) -> Model:
+    """A model of this shape with random weights, the same for the same shape."""
+    torch.manual_seed(0)
+    encoder = Wav2VecEncoder(**arguments)
+    network = OverlappingNetwork(encoder, LinearHead(labels=4, features=encoder.features)).eval()
+    if dtype != torch.float32:
+        network.halve(dtype)
+    return Model(manifest(), network, torch.device(device))
+
+
+def manifest() -> Manifest:
+    """That of SpeechBrain's model: labels, plans, decoder."""
+    return replace(find("wavlm-large-sed"), plans={"live": WINDOW})
+
+
+def speech(count: int, samples: int, first: int = 0) -> Array:
+    """Recorded speech repeated for ever, another stretch of it for each row, from a sample on: ``[count, samples]``."""
+    clips = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in sorted(DEMO.glob("*.flac"))])
+    starts = np.arange(count) * 977 + first
+    return clips[(starts[:, None] + np.arange(samples, dtype=np.int32)) % len(clips)]
+
+
+def ticks(model: Model, plan: Plan, count: int, times: int = TICKS) -> list[float]:
+    """Seconds that a block of each of ``count`` sessions takes, again and again, model alone."""
+    before: list[Any] = [(None, False)] * count
+    took = []
+    for number in range(times + 2):
+        blocks = speech(count, plan.window * HOP, number * plan.step * HOP)
+        began = time.perf_counter()
+        _, _, memories = model(blocks, plan, before=before)
+        took.append(time.perf_counter() - began)
+        before = [(memory, True) for memory in memories]
+    return took[2:]  # the first ones begin, choose kernels and capture
+
+
+def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, float]:
+    """The most sessions of which every block is answered within the limit at p99, by halving, and their p99."""
+
+    def slow(count: int) -> float:
+        return sorted(ticks(model, plan, count, times))[-2]
+
+    limit = min(LIMIT, seconds(plan.step))
+    low, took, count = 0, 0.0, 1
+    while count <= most and (now := slow(count)) <= limit:
+        low, took, count = count, now, count * 2
+    high = count
+    while high - low > max(1, low // 16):
+        middle = (low + high) // 2
+        now = slow(middle)
+        low, took, high = (middle, now, high) if now <= limit else (low, took, middle)
+    return low, took
+
+
+def offline(model: Model, rows: int) -> float:
+    """Hours of audio an hour, in blocks of the plan batch."""
+    blocks = speech(rows, BATCH.window * HOP)
+    return rows * seconds(BATCH.step) / best_of(lambda: model(blocks, BATCH))
+
+
+def speechbrain(arguments: dict[str, Any], device: str, samples: int, rows: int) -> float:
+    """Hours of audio an hour of SpeechBrain's `diarize_batch` with the same shape, whole files of the same length."""
+    import transformers
+    from speechbrain.dataio.encoder import CategoricalEncoder
+    from speechbrain.inference.diarization import Speech_Emotion_Diarization
+    from speechbrain.nnet.activations import Softmax
+    from speechbrain.nnet.linear import Linear
+    from speechbrain.nnet.pooling import Pooling1d
+    from speechbrain.processing.features import InputNormalization
+
+    layered = arguments.get("norm") == "layer"
+    config = transformers.WavLMConfig(
+        hidden_size=arguments["width"], num_hidden_layers=arguments["layers"],
+        num_attention_heads=arguments["heads"], intermediate_size=arguments["hidden"],
+        feat_extract_norm="layer" if layered else "group", do_stable_layer_norm=layered,
+        num_conv_pos_embeddings=arguments.get("positions", 128),
+        num_conv_pos_embedding_groups=arguments.get("groups", 16),
+    )  # fmt: skip
+
+    class Encoder(torch.nn.Module):  # SpeechBrain's wrapper wants a download; this is its forward
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = transformers.WavLMModel(config)
+
+        def forward(self, wav: torch.Tensor) -> torch.Tensor:
+            wav = torch.nn.functional.layer_norm(wav, wav.shape[1:])
+            out = self.model(wav).last_hidden_state
+            return torch.nn.functional.layer_norm(out, out.shape[1:])
+
+    labels = CategoricalEncoder()
+    labels.update_from_iterable("nsha")
+    labels.expect_len(4)
+    encoder = Encoder()
+    peer = Speech_Emotion_Diarization(
+        modules={
+            "input_norm": InputNormalization(norm_type="sentence", std_norm=False),
+            "wav2vec": encoder,
+            "wav2vec2": encoder,
+            "output_mlp": Linear(input_size=arguments["width"], n_neurons=4, bias=False),
+        },
+        hparams={
+            "avg_pool": Pooling1d("avg", kernel_size=1, stride=1, ceil_mode=True),
+            "log_softmax": Softmax(apply_log=True),
+            "label_encoder": labels,
+            "window_length": 1,
+            "stride": 1,
+        },
+        run_opts={"device": device},
+    ).eval()
+    audio = torch.from_numpy(speech(rows, samples))
+    names = [str(n) for n in range(rows)]
+    with torch.inference_mode():
+        best = best_of(lambda: peer.diarize_batch(audio, torch.ones(rows), names))
+    return rows * samples / RATE / best
+
+
+def best_of(run: Callable[[], object], times: int = 3) -> float:
+    """Least seconds of a few runs after one for warmth; each ends with an answer on the host."""
+    run()
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - began)
+    return min(took)
+
+
+def peak(device: str, size: int) -> float:
+    """FLOP a second of a bf16 matrix product, measured."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+
+    def run() -> None:
+        for _ in range(10):
+            torch.mm(a, b)
+        if a.is_cuda:
+            torch.cuda.synchronize()
+
+    return 10 * 2 * size**3 / best_of(run)
+
+
+def work(arguments: dict[str, Any], frames: int) -> float:
+    """FLOP of one window's matrices and convolutions: two for each multiplication."""
+    width, layers, hidden = arguments["width"], arguments["layers"], arguments["hidden"]
+    total, time_steps, channels = 0.0, frames * HOP, 1
+    for size, stride in ((10, 5), *[(3, 2)] * 4, *[(2, 2)] * 2):
+        time_steps //= stride
+        total += 2 * time_steps * channels * size * 512
+        channels = 512
+    positions, groups = arguments.get("positions", 128), arguments.get("groups", 16)
+    total += 2 * frames * (512 * width + width * width // groups * positions)
+    layer = 4 * width * width + 2 * width * hidden + 2 * frames * width
+    return total + 2 * frames * layers * layer
+
+
+@contextmanager
+def without_graphs(model: Model) -> Iterator[Model]:
+    """The same model, every kernel launched by itself."""
+    network: Any = model._network
+    old = network._extract, network._answer
+    network._extract, network._answer = (graphs._function for graphs in old)
+    try:
+        yield model
+    finally:
+        network._extract, network._answer = old
+
+
+def same(model: Model, other: Model, rows: int) -> tuple[bool, float]:
+    """Whether a session has the same numbers in a full batch wherever it stands; label agreement with another
+    precision."""
+    blocks = speech(rows, WINDOW.window * HOP)
+    scores = model(blocks, WINDOW)[0]
+    turned = model(np.ascontiguousarray(blocks[::-1]), WINDOW)[0][::-1]
+    agree = (other(blocks, WINDOW)[0].argmax(-1) == scores.argmax(-1)).mean()
+    return bool(np.array_equal(scores, turned)), float(agree)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="only see that it runs")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.tiny:
+        shapes = {"WavLM-large": TINY | {"norm": "layer"}, "WavLM-base+": TINY}
+        print("\n".join(measure(shapes, device, most=2, rows=2, times=2, size=256)))
+    elif device == "cpu":
+        print("no GPU here: nothing to measure (--tiny sees that it runs)")
+    else:
+        shapes = {"WavLM-large": LARGE, "WavLM-base+": BASE_PLUS}
+        lines = measure(shapes, device, most=16_384, rows=512, times=TICKS, size=8192)
+        head = f"{torch.cuda.get_device_name()}, random weights, model alone, audio in memory."
+        write("GPU", "\n".join([head, "", *lines]))
+
+
+def measure(
+    shapes: Mapping[str, dict[str, Any]], device: str, *, most: int, rows: int, times: int, size: int
+) -> Iterator[str]:
+    """The section, line by line. ``rows``: sessions of a full batch; ``size``: of the matrices that show the peak."""
+    half = torch.bfloat16
+    yield from ("| sessions, 5 s windows every 0.48 s | hold | p99 of a tick | goal |", "|---|---|---|---|")
+    for name, shape in shapes.items():
+        count, took = sessions(build(shape, device, half), WINDOW, most, times)
+        yield f"| {name}, bf16 | {count} | {took * 1e3:.0f} ms | {GOALS[name]} |"
+    default = sedstream.load(device=device)
+    count, took = sessions(default, default.manifest.plan("live"), most, times)
+    yield f"| default model, plan live | {count} | {took * 1e3:.0f} ms | 10000 |"
+
+    shape = shapes["WavLM-large"]
+    model = build(shape, device, half)
+    several = max(1, rows // 8)
+    ours, theirs = offline(model, several), speechbrain(shape, device, BATCH.step * HOP, several)
+    yield from ("", "| WavLM-large, recordings | hours an hour |", "|---|---|")
+    yield f"| sedstream, plan batch, bf16 | {ours:.0f} |"
+    yield f"| SpeechBrain `diarize_batch`, fp32, files of {seconds(BATCH.step)} s | {theirs:.0f} |"
+    yield f"| ratio, goal 10 | {ours / theirs:.1f} |"
+
+    full = peak(device, size)
+    share = rows * work(shape, WINDOW.window) / min(ticks(model, WINDOW, rows, times)) / full
+    yield from (
+        "",
+        f"bf16 matrix peak {full / 1e12:.0f} TFLOP/s; a tick of {rows} reaches {share:.0%} of it (goal 35 %).",
+    )
+    exact, agree = same(model, build(shape, device, torch.float32), rows)
+    yield f"A session among {rows - 1}: {'exactly' if exact else 'not exactly'} the same wherever it stands."
+    yield f"fp32 and bf16 agree in {agree:.2%} of the labels."
+
+    shape = {**shape, "wave": "raw"}
+    yield from ("", f"| step, {rows} sessions, wave not normalised | ms a tick |", "|---|---|")
+    with without_graphs(build(shape, device, torch.float32)) as plain:
+        yield f"| fp32 | {1e3 * min(ticks(plain, WINDOW, rows, times)):.1f} |"
+    with without_graphs(build(shape, device, half)) as plain:
+        yield f"| bf16 | {1e3 * min(ticks(plain, WINDOW, rows, times)):.1f} |"
+    graphs = build(shape, device, half)
+    yield f"| bf16, graphs | {1e3 * min(ticks(graphs, WINDOW, rows, times)):.1f} |"
+    kept = build({**shape, "cached": True}, device, half)
+    yield f"| bf16, graphs, convolutions remembered | {1e3 * min(ticks(kept, WINDOW, rows, times)):.1f} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Batches that do not fit in memory, with allocations that really fail; and what runs on a GPU where there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recipe
+import torch
+from conftest import ROOT
+from test_wav2vec import LARGE, PLAN, SIZE, networks, voices
+
+from sedstream.encoders.batches import halving
+from sedstream.encoders.graphs import Graphs
+from sedstream.errors import BadInput, Unavailable
+from sedstream.grid import HOP, Plan
+from sedstream.zoo import load
+
+TOO_MUCH = 2**56
+"""Bytes that no machine has."""
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3, 5, 8])
+def test_halves_until_it_fits(fits: int) -> None:
+    tried: list[int] = []
+    less: list[int] = []
+
+    def compute(rows: Sequence[int]) -> torch.Tensor:
+        tried.append(len(rows))
+        torch.empty(TOO_MUCH if len(rows) > fits else 8, dtype=torch.uint8)
+        return torch.tensor(rows)
+
+    answers = halving(compute, list(range(8)), less.append)
+    assert torch.cat(answers).tolist() == list(range(8))
+    assert all(len(answer) <= fits for answer in answers)
+    assert less == [count for count in tried if count > fits]
+
+
+def test_one_row_is_too_much() -> None:
+    with pytest.raises(Unavailable, match="expected one that fits in memory"):
+        halving(lambda rows: torch.empty(TOO_MUCH, dtype=torch.uint8), [0, 1])
+
+
+def test_other_errors_are_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="shape"):
+        halving(lambda rows: torch.zeros(3).reshape(len(rows), 2), [0, 1])
+
+
+def test_the_other_kind_of_error() -> None:
+    """What a GPU raises is halved too."""
+    tried: list[int] = []
+
+    def compute(rows: Sequence[int]) -> int:
+        tried.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(rows)
+
+    assert halving(compute, list(range(6))) == [2, 1, 2, 1]
+    assert tried == [6, 3, 2, 1, 3, 2, 1]
+
+
+def test_precision(tmp_path: Path) -> None:
+    checkpoint = recipe.save(tmp_path, "WavLM", {**SIZE, **LARGE, "conv_bias": False})
+    with pytest.raises(BadInput, match="Bad precision 'float8', expected auto, float32, bfloat16, float16"):
+        load(checkpoint, precision="float8")
+    plan = Plan(10, 16, 14)
+    samples = voices(2, plan.window * HOP).numpy()
+    ours = load(checkpoint)(samples, plan)[0]
+    assert np.array_equal(load(checkpoint, precision="float32")(samples, plan)[0], ours)
+
+
+@torch.inference_mode()
+def test_half_the_bits_give_nearly_the_same() -> None:
+    """The code that a GPU runs in 16 bits, here on the CPU."""
+    plain, half = networks()[0], networks()[0]
+    half.halve(torch.bfloat16)
+    samples = voices(2, PLAN.window * HOP)
+    before = [(None, False)] * 2
+    expected, found = plain(samples, PLAN, before)[0], half(samples, PLAN, before)[0]
+    assert half.encoder.dtype == torch.bfloat16
+    assert found.dtype == torch.float32
+    assert (expected.argmax(-1) == found.argmax(-1)).float().mean() > 0.9
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
+    assert not torch.equal(found, expected)
+
+
+def test_a_graph_on_a_cpu_is_a_call() -> None:
+    called = []
+    graphs = Graphs(lambda x: (called.append(x.shape), x + 1)[1])
+    assert torch.equal(graphs(torch.zeros(2)), torch.ones(2))
+    assert torch.equal(graphs(torch.ones(2)), torch.ones(2) + 1)
+    assert len(called) == 2
+
+
+@pytest.mark.gpu
+@torch.inference_mode()
+def test_graphs_replay_what_was_captured() -> None:
+    plain, cached = (network.cuda() for network in networks())
+    samples = voices(4, (PLAN.window + 3 * PLAN.step) * HOP).cuda()
+    before: list[tuple[object, bool]] = [(None, False)] * 4
+    for block in range(4):
+        window = samples[:, block * PLAN.step * HOP :][:, : PLAN.window * HOP]
+        expected = plain.head(plain.encoder(window))[0][:, PLAN.left : PLAN.left + PLAN.step]
+        found, _, memories = cached(window, PLAN, before)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        again = plain(window, PLAN, before)[0]
+        torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
+        before = [(memory, True) for memory in memories]
+
+
+@pytest.mark.gpu
+def test_cpu_and_gpu_agree(tmp_path: Path) -> None:
+    checkpoint = recipe.save(tmp_path, "WavLM", {**SIZE, **LARGE, "conv_bias": False})
+    plan = Plan(10, 16, 14)
+    samples = voices(5, plan.window * HOP).numpy()
+    expected = load(checkpoint)(samples, plan)[0]
+    found = load(checkpoint, "cuda", "float32")(samples, plan)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)
+    half = load(checkpoint, "cuda")(samples, plan)[0]
+    assert (half.argmax(-1) == expected.argmax(-1)).mean() > 0.95
+
+
+@pytest.mark.gpu
+def test_a_row_alone_and_among_others(tmp_path: Path) -> None:
+    """Exact in batches of one size: a full one, and the same rows in another order."""
+    model = load(recipe.save(tmp_path, "WavLM", {**SIZE, **LARGE, "conv_bias": False}), "cuda")
+    plan = Plan(10, 16, 14)
+    samples = voices(64, plan.window * HOP).numpy()
+    together = model(samples, plan)[0]
+    assert np.array_equal(model(samples[::-1].copy(), plan)[0][::-1], together)
+
+
+@pytest.mark.gpu
+def test_a_full_gpu_answers_in_smaller_batches(tmp_path: Path) -> None:
+    model = load(recipe.save(tmp_path, "WavLM", {**SIZE, **LARGE, "conv_bias": False}), "cuda", "float32")
+    plan = Plan(10, 480, 14)
+    samples = voices(16, plan.window * HOP).numpy()
+    expected = model(samples, plan)[0]
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**26) / total)
+    try:
+        many = np.tile(samples, (32, 1))
+        found = model(many, plan)[0]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    np.testing.assert_allclose(found, np.tile(expected, (32, 1, 1)), atol=1e-3, rtol=0)
+
+
+def test_the_benchmark_says_that_there_is_no_gpu() -> None:
+    command = [sys.executable, "-m", "benchmarks", "gpu"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "no GPU here: nothing to measure (--tiny sees that it runs)\n"
