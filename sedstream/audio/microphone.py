@@ -23,6 +23,8 @@ else:
 
 BUFFER = 0.2
 """Seconds that the host is asked to buffer: what Python may oversleep. Blocks arrive several times as often."""
+ASLEEP = 0.5
+"""Seconds between two checks from which on the program itself was suspended: the device has time to begin anew."""
 STALL = 2.0
 """Seconds without a block after which a device counts as gone; the first block may take ``START``."""
 START = 10.0
@@ -96,6 +98,7 @@ class Microphone:
         self.rate, self._channels = self._choose(rate)
         self._capture = capture_into(ring, self.rate, self._channels)
         self._seen = (0, -1.0)  # samples captured, and when that was first seen
+        self._checked = 0.0
         self._stuck = False
         self._stream: Any = None
 
@@ -125,7 +128,8 @@ class Microphone:
         if self._stream is None or not self._stream.active:
             raise Unavailable(f"Bad device '{self.device.name}', expected it to stay connected: it is gone")
         captured, since = self._seen
-        if captured != self.captured or since < 0:
+        slept, self._checked = now - self._checked > ASLEEP, now
+        if captured != self.captured or since < 0 or slept:
             self._seen = (self.captured, now)
         elif now - since > (STALL if captured else START):
             self._stuck = True
