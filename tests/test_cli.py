@@ -177,7 +177,7 @@ def test_bad_input(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> N
     (tmp_path / "folder").mkdir()
     fails(sedstream("diarize", tmp_path / "folder"), "at least one recording")
     fails(sedstream("diarize", clip, "--model", "nobody"), "Bad model 'nobody'")
-    fails(sedstream("diarize", clip, "--plan", "slow"), "Bad plan 'slow'")
+    fails(sedstream("diarize", clip, "--plan", "slowest"), "Bad plan 'slowest'")
     fails(sedstream("diarize", clip, "--labels", "happy"), "two or more")
     fails(sedstream("diarize", clip, "--device", "cuda:99"), "Bad device 'cuda:99'")
     fails(sedstream("diarize", clip, "--out", tmp_path / "no" / "out.jsonl"), "Bad output")

@@ -233,7 +233,7 @@ def test_bad_recordings(tmp_path: Path, clip: Path) -> None:
     for line, says in (
         ("text.wav,0,1,angry", r"text\.wav'.*\('.*labels\.csv' line 3\)"),
         ("gone.wav,0,1,angry", r"gone\.wav', expected an existing recording \('.*labels\.csv' line 3\)"),
-        ("good.flac,10,17,angry", r"Bad span in .*line 3, expected it within the 16\.60 s of 'good\.flac'"),
+        ("good.flac,10,17,angry", r"Bad span in .*line 3, expected it within the 16\.59 s of 'good\.flac'"),
         ("good.flac,20,,angry", "Bad span in .*line 3"),
     ):
         write(tmp_path, "good.flac,0,2,neutral", line)

@@ -132,7 +132,7 @@ def test_unknown_model(name: str) -> None:
         (lambda t: t.replace("[head]", "[head]\nwings = 2"), "Bad key 'head.wings'"),
         (lambda t: t.replace("[plans.live]", "[plans.live]\nspeed = 1"), "Bad key 'plans.live.speed'"),
         (lambda t: t.replace('"whisper"', '"murmur"'), "Bad family 'murmur'"),
-        (lambda t: t.replace('"windowed"', '"wound"'), "Bad kind 'wound'"),
+        (lambda t: t.replace('"cached"', '"wound"'), "Bad kind 'wound'"),
         (lambda t: t.replace("step = 16", "step = 15"), "Bad plan step 15"),
         (lambda t: t.replace("[weights]", "[weights"), "expected readable TOML"),
         (lambda t: t.replace('name = "sedstream-base"\n', ""), "Bad value None of 'name', expected str"),

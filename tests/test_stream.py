@@ -263,8 +263,8 @@ def test_bad_arguments(model: Model) -> None:
         Stream(model.manifest, labels=["neutral", "cross"])
     with pytest.raises(BadInput, match="expected two or more"):
         Stream(model.manifest, labels=["neutral"])
-    with pytest.raises(BadModel, match="Bad plan 'slow', expected one of live, batch"):
-        Stream(model.manifest, "slow")
+    with pytest.raises(BadModel, match="Bad plan 'slowest', expected one of fast, live, slow, batch"):
+        Stream(model.manifest, "slowest")
     stream = Stream(model.manifest)
     stream.close()
     with pytest.raises(BadInput, match="after close"):

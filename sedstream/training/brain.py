@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.utils.train_logger import FileTrainLogger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -87,7 +86,7 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         self.checkpointer.add_recoverable("average", self.average)
         self.classes = classes.to(self.device)
         self.schedule = schedule
-        self.log = FileTrainLogger(str(log))
+        self.log = log
         self.loss: dict[sb.Stage, float] = {}
 
     def _optimiser(self, _: Any) -> torch.optim.Optimizer:
@@ -151,7 +150,8 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         self.loss[stage] = float(stage_loss)
         if stage == sb.Stage.VALID:
             train_loss = self.loss.get(sb.Stage.TRAIN, math.nan)
-            self.log.log_stats({"epoch": epoch}, {"loss": train_loss}, {"loss": float(stage_loss)})
+            with self.log.open("a", encoding="utf-8") as file:
+                print(f"epoch: {epoch} - train loss: {train_loss:.3f} - valid loss: {stage_loss:.3f}", file=file)
             self.checkpointer.save_and_keep_only(meta={"loss": float(stage_loss)}, num_to_keep=1)
 
 
