@@ -203,13 +203,13 @@ class Stream:
         else:
             scores = self._restrict(scores)
         last = self._last_block
-        fed = max(0, self._fed - self._index * self.plan.step)
-        scores, affect = np.concatenate([self._scores, scores[fed:]]), np.concatenate([self._affect, affect[fed:]])
+        scores, affect = (found[max(0, self._fed - self._index * self.plan.step) :] for found in (scores, affect))
         # Silence right behind the answer needs none of its own, and decides sooner about what comes before it.
-        unanswered = self._flags[len(scores) :]
+        unanswered = self._flags[len(self._scores) + len(scores) :]
         silence = int(unanswered.argmax()) if unanswered.any() else len(unanswered)
-        self._scores = np.pad(scores, ((0, silence), (0, 0)))
-        self._affect = np.pad(affect, ((0, silence), (0, 0)))
+        quiet = np.zeros((silence, len(self.labels)), np.float32)
+        self._scores = np.concatenate([self._scores, scores, quiet])
+        self._affect = np.concatenate([self._affect, affect, quiet[:, :2]])
         self._index += 1
         self._in_block = False
         self._feed(min(len(self._scores), len(self._flags)))

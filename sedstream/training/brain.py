@@ -91,10 +91,13 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
 
     def _optimiser(self, _: Any) -> torch.optim.Optimizer:
         learner = self.modules["learner"]
-        rates = ((learner.encoder, self.schedule.encoder_rate), (learner.head, self.schedule.head_rate))
+        rates = (
+            (learner.encoder, self.schedule.encoder_rate, self.schedule.faster),
+            (learner.head, self.schedule.head_rate, 1.0),
+        )
         groups = [
-            {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate, "highest": rate}
-            for part, rate in rates
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate, "highest": rate, "faster": faster}
+            for part, rate, faster in rates
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.schedule.decay)
 
@@ -136,9 +139,8 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         """Set the learning rates of the step; the step number is part of the checkpoint."""
         for optimiser in self.optimizers_dict.values():
             for group in optimiser.param_groups:
-                group["lr"] = group["highest"] * self.schedule.at(self.optimizer_step)
-                if self._follows and group["highest"] == self.schedule.encoder_rate:
-                    group["lr"] *= self.schedule.faster
+                faster = group["faster"] if self._follows else 1.0
+                group["lr"] = faster * group["highest"] * self.schedule.at(self.optimizer_step)
 
     def on_fit_batch_end(self, batch: Batch, outputs: Any, loss: Tensor, should_step: bool) -> None:
         """Follow the weights with their average."""

@@ -44,8 +44,8 @@ PLANS: Mapping[str, Mapping[str, int]] = {
 VAD: Mapping[str, float] = {"threshold": 0.4, "release": 0.25, "min_speech": 8, "min_silence": 25}
 DECODER: Mapping[str, int] = {"switch": 1024, "pause": 256, "min_duration": 30, "lag": 50}
 OFFSETS = 0.5
-"""Share of the calibration's class offsets that is used: in full they fit the mix of corpora in the valid split, and on
-its concatenations the diarization error is no less beyond half of them."""
+"""Share of the calibration's class offsets that is used, chosen on concatenations of the valid split: in full they fit
+its mix of corpora."""
 
 SETTINGS: Mapping[str, Any] = {
     "version": "0.2.0",
