@@ -56,8 +56,8 @@ class Engine:
         self._deliver = deliver
         self._on_tick = on_tick
         cores = os.cpu_count() or 1
-        step = min(plan.step for plan in model.manifest.plans.values() if not plan.whole)
-        self._schedule = Schedule(seconds(step) * SHARE, cores, max_speed)
+        shortest = min((p for p in model.manifest.plans.values() if not p.whole), key=lambda plan: plan.step)
+        self._schedule = Schedule(seconds(shortest.step) * SHARE, cores * model.rows(shortest), max_speed)
         self._sessions: dict[Session, None] = {}  # added to by any thread, taken from by the engine's
         self._calls: deque[Session] = deque()
         self._ready: dict[Lane, Session] = {}

@@ -97,6 +97,10 @@ class Model:
         together = [memory for part in memories for memory in part]
         return np.concatenate(scores)[back], np.concatenate(affect)[back], [together[n] for n in back]
 
+    def rows(self, plan: Plan) -> int:
+        """How many blocks of a plan cost a core no more than one: those that share a batch."""
+        return self._network.rows(plan) if self.device.type == "cpu" else 1
+
     def _less(self, rows: int) -> None:
         """A batch of so many rows did not fit in memory."""
         if self.device.type == "cuda":
