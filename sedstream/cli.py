@@ -198,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--hours", type=_positive, metavar="H", help="of speech to train with (default: 1 to 8 by the labels; 28)"
     )
+    train.add_argument(
+        "--follow", metavar="FILE", help="safetensors of a Whisper encoder that a model with an index.csv is held to"
+    )
     train.add_argument("--without", metavar="NAMES", help="corpora to leave out, with commas between")
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     train.add_argument("--seed", type=int, default=1, help="(%(default)s)")

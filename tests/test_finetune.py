@@ -135,6 +135,7 @@ def test_the_command(data: Path, start: Path, tmp_path: Path, clip: Path) -> Non
     fails(
         sedstream("train", data, "--init", start, "--out", tmp_path / "no", "--without", "EmoDB"), "Bad corpora 'EmoDB'"
     )
+    fails(sedstream("train", data, "--init", start, "--out", tmp_path / "no", "--follow", start), "Bad encoder '")
     empty = tmp_path / "empty"
     empty.mkdir()
     fails(sedstream("train", empty, "--init", start, "--out", tmp_path / "no"), "an index.csv or a labels.csv")

@@ -81,8 +81,8 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     log = tmp_path / "model" / "training" / "log.txt"
     assert log.read_text().count("epoch: 1 ") == 1
     # More, from the checkpoint on.
-    report = train(data, tmp_path / "model", hours=0.8, **settings)
-    assert [line.split()[1] for line in log.read_text().splitlines()] == [str(n + 1) for n in range(8)]
+    report = train(data, tmp_path / "model", hours=1.6, **settings)
+    assert [line.split()[1] for line in log.read_text().splitlines()] == [str(n + 1) for n in range(16)]
     assert report["uar"] > 0.7, report  # low or high is not hard, even through noise
     model = load_model(tmp_path / "model")
     assert model.manifest.temperature == report["temperature"]
@@ -208,15 +208,37 @@ def test_patterns() -> None:
 def test_augment() -> None:
     sound = hum(220, 1, 0)
     noises = [(hum(900, 2, 1) * 30000).astype(np.int16)]
-    changed = [augment.augment(sound, noises, np.random.default_rng(seed)) for seed in range(30)]
+    other = (hum(150, 1, 2) * 30000).astype(np.int16)
+    changed = [augment.augment(sound, noises, other, np.random.default_rng(seed)) for seed in range(30)]
     for seed, after in enumerate(changed):
         assert after.shape == sound.shape
         assert after.dtype == np.float32
         assert np.isfinite(after).all()
-        np.testing.assert_array_equal(after, augment.augment(sound, noises, np.random.default_rng(seed)))
+        np.testing.assert_array_equal(after, augment.augment(sound, noises, other, np.random.default_rng(seed)))
     same = sum(np.array_equal(after, sound) for after in changed)
     assert 3 <= same <= 20
-    assert not augment.augment(np.zeros(1600, np.float32), [], np.random.default_rng(1)).any()
+    assert not augment.augment(np.zeros(1600, np.float32), [], other, np.random.default_rng(1)).any()
+
+
+def test_held() -> None:
+    sound = hum(220, 1, 0)
+    sound[4000:9000] = 0
+    sound[12000:13000] = 0
+    filled = augment.held(sound, hum(500, 1, 1) * 30000, np.random.default_rng(0))
+    assert (filled[4100:8900].reshape(-1, 100) != 0).any(1).all()  # long enough for hold music
+    quiet = np.ones(len(sound), np.bool_)
+    quiet[4000:9000] = False
+    np.testing.assert_array_equal(filled[quiet], sound[quiet])
+    assert np.abs(filled[4000:9000]).max() <= np.abs(sound).max() * (1 + 1e-6)
+
+
+def test_lossy() -> None:
+    sound = np.ones(30 * RATE, np.float32)
+    lost = augment.lossy(sound, 0.1, np.random.default_rng(0)).reshape(-1, augment.PACKET) == 0
+    assert (lost.all(1) == lost.any(1)).all()  # whole packets
+    assert 0.07 < lost.mean() < 0.13
+    edges = np.flatnonzero(np.diff(lost[:, 0], prepend=False, append=False))
+    assert 1.6 < np.diff(edges)[::2].mean() < 2.4  # packets a burst
 
 
 def test_noise_ratio() -> None:

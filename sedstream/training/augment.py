@@ -1,6 +1,8 @@
-"""What lines, rooms and neighbours do to a voice: noise, echo, tone, telephone band, level."""
+"""What lines, rooms and neighbours do to a voice: noise, cross-talk, hold music, echo, tone, telephone band, lost
+packets, level."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +17,31 @@ from scipy.signal import (  # type: ignore[import-untyped]
 from ..grid import RATE
 
 MU = 255.0
+GAP = 4800
+"""Samples without a sound from which on something else may be heard there."""
+PACKET = 320
 
 
 def augment(
-    samples: NDArray[np.float32], noises: Sequence[NDArray[np.int16]], rng: np.random.Generator
+    samples: NDArray[np.float32],
+    noises: Sequence[NDArray[np.int16]],
+    other: NDArray[np.int16],
+    rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     """A window as another microphone, room or telephone would have given it; about a third stay as they are.
 
     Args:
         samples: float32 `[n]` at 16 kHz, full scale 1.
         noises: recordings to mix in, int16 at 16 kHz; may be empty.
+        other: what another voice says meanwhile, int16 `[m]`.
         rng: source of every choice.
     """
     if rng.random() < 0.35:
         return samples
+    if rng.random() < 0.30:
+        samples = held(samples, other if rng.random() < 0.5 else _noise(noises, len(samples), rng), rng)
+    if rng.random() < 0.10:
+        samples = noisy(samples, np.resize(other, len(samples)).astype(np.float32), rng.uniform(8, 30))
     if rng.random() < 0.20:
         samples = echo(samples, rng)
     if rng.random() < 0.35:
@@ -37,7 +50,38 @@ def augment(
         samples = noisy(samples, _noise(noises, len(samples), rng), rng.uniform(0, 30))
     if rng.random() < 0.35:
         samples = telephone(samples, rng)
+    if rng.random() < 0.15:
+        samples = lossy(samples, rng.uniform(0, 0.12), rng)
     return level(samples, rng.uniform(-20, 20))
+
+
+def held(samples: NDArray[np.float32], sound: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
+    """`samples` whose gaps (digital silence of 0.3 s or more) are filled with `sound` `[m]`: hold music, or the other
+    side of the line; it peaks 0 to 20 dB under the loudest of `samples`."""
+    edges = np.flatnonzero(np.diff(samples == 0, prepend=False, append=False))
+    peak = np.abs(sound).max(initial=0)
+    if peak <= 0:
+        return samples
+    filled = samples.copy()
+    gain = np.abs(samples).max() / peak * 10 ** (-rng.uniform(0, 20) / 20)
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - start >= GAP:
+            filled[start:end] = gain * np.resize(sound, end - start)
+    return filled
+
+
+def lossy(samples: NDArray[np.float32], share: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """`samples` with a `share` of the packets of 20 ms lost, in bursts of two on average: zeros, as a session hears
+    them."""
+    packets = -(-len(samples) // PACKET)
+    # A chain of two states: half of what is lost is followed by a packet that is there (Gilbert, 1960).
+    lost = np.zeros(packets, np.bool_)
+    dice = rng.random(packets)
+    enter = 0.5 * share / (1 - share)
+    for n in range(1, packets):
+        lost[n] = dice[n] < (0.5 if lost[n - 1] else enter)
+    kept: NDArray[np.float32] = np.where(np.repeat(lost, PACKET)[: len(samples)], np.float32(0), samples)
+    return kept
 
 
 def noisy(samples: NDArray[np.float32], noise: NDArray[np.float32], decibels: float) -> NDArray[np.float32]:

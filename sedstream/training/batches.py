@@ -103,7 +103,8 @@ def _row(
     while sum(len(p.utterance.samples) for p in parts) < 0.6 * frames * HOP:
         parts += pieces([p.utterance for p in parts], rng)
     cut, targets = window(parts, frames, RIGHT, rng)
-    heard = cut if source.clean else augment(cut, corpora.noises, rng)
+    other = voices.draw(rng)[0][0].samples
+    heard = cut if source.clean else augment(cut, corpora.noises, other, rng)
     inner = slice(BEFORE, BEFORE + FRAMES)
     affect = np.stack([targets.arousal[inner], targets.valence[inner]], -1)
     return heard, cut, targets.emotion[inner].astype(np.float32), affect, targets.weight[inner]

@@ -40,6 +40,9 @@ class Schedule:
     following: float = 0.3
     """First part of the steps, in which the encoder follows Whisper's features of the clean window, and only the head
     learns from labels."""
+    held: float = 1.0
+    """Weight of the distance to Whisper's features afterwards, beside the errors of the labels: few speakers are known,
+    and what tells them apart must not become what tells emotions."""
     average: float = 0.995
     """Decay a step of the moving average of the weights that is published."""
 
@@ -126,9 +129,9 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         for track in range(2):
             agreement = concordance(affect[..., track].float(), target[..., track], weight)
             loss = loss + self.schedule.affect * (1 - agreement)
-        if training and self._follows:
-            assert self.teacher is not None
-            loss = loss + self.teacher.distance(found, batch.clean.to(self.device))
+        if training and self.teacher is not None:
+            share = 1.0 if self._follows else self.schedule.held
+            loss = loss + share * self.teacher.distance(found, batch.clean.to(self.device))
         return loss
 
     @property

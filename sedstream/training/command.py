@@ -12,17 +12,20 @@ from .tune import tune
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train with the options `data`, `out`, `init`, `hours`, `without`, `device`, `seed` and `quiet`, and print the
+    """Train with the options `data`, `out`, `init`, `hours`, `follow`, `without`, `device`, `seed` and `quiet`, and print the
     figures on valid."""
     data, out = Path(options.data), Path(options.out)
     common = {name: getattr(options, name) for name in ("init", "device", "seed", "quiet")}
     if options.hours is not None:
         common["hours"] = options.hours
     if find_table(data) is None:
-        report = train(data, out, without=tuple(options.without.split(",")) if options.without else (), **common)
+        without = tuple(options.without.split(",")) if options.without else ()
+        report = train(data, out, without=without, follow=options.follow, **common)
         _show(report, "valid")
     elif options.without:
         raise BadInput(f"Bad corpora '{options.without}' to leave out, expected none: '{data}' is one collection")
+    elif options.follow:
+        raise BadInput(f"Bad encoder '{options.follow}' to follow, expected none with the labels of '{data}'")
     else:
         report = tune(data, out, **common)
         _show(report["before"], f"valid, {report['init']}")

@@ -72,6 +72,7 @@ def train(
     every: float = 2.0,
     seed: int = 1,
     init: str | Path = DEFAULT,
+    follow: str | Path | None = None,
     device: str = "cpu",
     workers: int = 2,
     name: str = DEFAULT,
@@ -90,7 +91,8 @@ def train(
         hours: of augmented speech to train with, in all.
         every: hours of it after which a checkpoint is kept.
         seed: of the windows, the augmentation and the head.
-        init: safetensors of a Whisper encoder to start from, or a cached model's name or folder.
+        init: safetensors of a Whisper encoder to start from and to follow, or a cached model's name or folder.
+        follow: safetensors of a Whisper encoder whose features a model goes on to follow; None: it does not.
         device: cpu or cuda.
         workers: processes that read and augment; 0: this one.
         name: of the model, in its manifest.
@@ -121,8 +123,8 @@ def train(
 
     torch.manual_seed(seed)
     learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
-    teacher = _start(learner, init, encoder, source)
-    start = None if teacher else copy.deepcopy(learner).eval()
+    teacher = _start(learner, init, follow, encoder, source)
+    start = None if _whisper(init) else copy.deepcopy(learner).eval()
     learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
     counter = EpochCounter(epochs)
     brain = Diarizer(
@@ -175,24 +177,33 @@ def _context(workers: int) -> str | None:
     return "fork" if workers else None
 
 
-def _start(learner: Learner, init: str | Path, encoder: Mapping[str, Any], source: Source) -> Teacher | None:
-    """Fill the learner from `init`; what to follow, if that is Whisper's encoder."""
-    if Path(init).suffix != ".safetensors":
+def _whisper(init: str | Path) -> bool:
+    return Path(init).suffix == ".safetensors"
+
+
+def _start(
+    learner: Learner, init: str | Path, follow: str | Path | None, encoder: Mapping[str, Any], source: Source
+) -> Teacher | None:
+    """Fill the learner from `init`; what it follows."""
+    if not _whisper(init):
         manifest = cached(init)
         tensors = read_tensors(manifest.weights)
         fill(learner.encoder, tensors, manifest.weights)
         heads = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
         fill(learner.head, heads, manifest.weights)
-        return None
-    tensors = read_tensors(Path(init))
+        if follow is None:
+            return None
+    file = Path(init if follow is None else follow)
+    tensors = read_tensors(file)
     positions = tensors["embed_positions.weight"]
     shape = {key: encoder[key] for key in ("mels", "width", "heads", "layers", "outputs", "decades", "level")}
     whisper = WhisperEncoder(**shape, positions=min(len(positions), 2 * FRAMES))
     tensors["embed_positions.weight"] = positions[: whisper.embed_positions.num_embeddings]
-    fill(whisper, tensors, Path(init))
+    fill(whisper, tensors, file)
     whisper.eval().requires_grad_(False)
     sounds = [Batches(source, 0, SOUNDS)[n].clean for n in range(SOUNDS)]
-    without_positions(learner.encoder, whisper, torch.cat(sounds[:2]))
+    if _whisper(init):
+        without_positions(learner.encoder, whisper, torch.cat(sounds[:2]))
     return Teacher(whisper, sounds)
 
 
