@@ -12,8 +12,8 @@ from .tune import tune
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train with the options `data`, `out`, `init`, `hours`, `follow`, `without`, `device`, `seed` and `quiet`, and print
-    the figures on valid."""
+    """Train with the options `data`, `out`, `init`, `hours`, `follow`, `without`, `device`, `seed` and `quiet`, and
+    print the figures on valid."""
     data, out = Path(options.data), Path(options.out)
     common = {name: getattr(options, name) for name in ("init", "device", "seed", "quiet")}
     if options.hours is not None:
