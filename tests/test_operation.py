@@ -9,11 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from wire import CLOSE, START, check, everything
+from wire import CLOSE, START, check, everything, get, process
 
 import sedstream
 from sedstream.audio import pcm
@@ -33,16 +28,6 @@ from sedstream.serving.server import Server
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]
-
-
-def get(url: str, path: str) -> tuple[int, str, HTTPMessage]:
-    """Status, body and headers of a page of the server at ``url`` (its WebSocket URL)."""
-    page = url.replace("ws://", "http://").removesuffix("/v1/stream") + path
-    try:
-        with urllib.request.urlopen(page, timeout=30) as answer:
-            return answer.status, answer.read().decode(), answer.headers
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(), error.headers
 
 
 def scrape(url: str) -> dict[tuple[str, ...], float]:
@@ -183,21 +168,6 @@ def test_health_tells_when_only_a_restart_helps(model: Model, speech: Array, mon
             assert (await asyncio.to_thread(get, server.url, "/healthz"))[:2] == (503, "the model fails\n")
 
     asyncio.run(run())
-
-
-@contextmanager
-def process(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``sedstream serve`` on a free port and its URL; killed at the end if it is still there."""
-    command = [sys.executable, "-m", "sedstream", "serve", "--port", "0", *map(str, arguments)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        assert line.startswith("listening on ws://"), line
-        yield server, line.split()[-1]
-    finally:
-        server.kill()
-        server.communicate()
 
 
 async def begin(url: str, samples: Array) -> tuple[ClientConnection, list[dict[str, Any]]]:

@@ -536,10 +536,18 @@ def test_who_may_come_in(model: Model, coded: bytes, tmp_path: Path) -> None:
             now = int(time.time())
             request: dict[str, Any] = {"target": "/v1/audiohook", "authority": url.removeprefix("ws://")}
             request |= {"session": client.id, "created": now}
-            assert await opened(signed(secret, signing, **request), client) == "opened"
-            assert await opened(signed(secret, signing, **request), Genesys(client.id)) == "opened"
-            assert await opened(signed(secret, signing, **request), Genesys()) == "disconnectwrong_session"
-            assert await status(signed(b"fedcba9876543210", signing, **request)) == 401
-            assert await status(signed(secret, signing, **request | {"created": now - 60})) == 401
+            first = signed(secret, signing, **request)
+            assert await opened(first, client) == "opened"
+            assert await status(first) == 401  # overheard and said again
+            assert await status(signed(secret, signing, **request | {"created": now - 1})) == 401
+            again = signed(secret, signing, **request, nonce="another-of-128-bits-or-so")
+            assert await opened(again, Genesys(client.id)) == "opened"
+            third = signed(secret, signing, **request, nonce="and-another-of-128-bits-")
+            assert await opened(third, Genesys()) == "disconnectwrong_session"
+            for change in ({"created": now - 60}, {"expires": now - 30}):
+                late = signed(secret, signing, **request | change, nonce="one-more-of-128-bits-or-so")
+                assert await status(late) == 401
+            forged = signed(b"fedcba9876543210", signing, **request, nonce="yet-another-of-128-bits-")
+            assert await status(forged) == 401
 
     asyncio.run(run())

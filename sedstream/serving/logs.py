@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import Any
@@ -35,7 +36,7 @@ class TextLines(logging.Formatter):
     """``2026-01-31T12:00:00.123Z INFO session opened session=… rate=8000``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={_word(value)}" for name, value in _fields(record).items())
         text = f"{_when(record)} {record.levelname} {record.getMessage()}{fields}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
@@ -72,6 +73,12 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 def _when(record: logging.LogRecord) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+
+
+def _word(value: object) -> str:
+    """A value that cannot be taken for the next field: a platform names its calls as it likes."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w.:@/+\[\]-]+", text, re.ASCII) else json.dumps(text)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

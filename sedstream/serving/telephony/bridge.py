@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from websockets.exceptions import ConnectionClosed
 
 from ...errors import BadMessage, SedstreamError, Unavailable
+from ..access import Visit
 from ..outbox import LIMIT
 from ..protocol import BROKE_PROTOCOL, DONE, FAILED, IDLE, LEFT, REASONS, TOO_SLOW
 from .call import Audio, Begin, Dialect, Finish, Gap
@@ -36,7 +37,7 @@ class Socket(Protocol):
 
 class Bridge:
     """One connection of a platform. ``lasting``: the platform answers before it closes, and when the connection breaks
-    it comes back, with a token of the same ``owner``. ``idle``: seconds without a message after which nobody is there.
+    it comes back, with the token of ``visit``. ``idle``: seconds without a message after which nobody is there.
     ``let_in``: asked with the token of the call's ``Begin``, says why not."""
 
     def __init__(
@@ -46,7 +47,7 @@ class Bridge:
         legs: Legs,
         *,
         lasting: bool = False,
-        owner: str = "",
+        visit: Visit | None = None,
         idle: float | None = None,
         let_in: Callable[[str | None], str | None] | None = None,
     ) -> None:
@@ -54,7 +55,7 @@ class Bridge:
         self._dialect = dialect
         self._legs = legs
         self._lasting = lasting
-        self._owner = owner
+        self._visit = visit
         self._idle = idle
         self._let_in = let_in
         self._leg: Leg | None = None
@@ -75,15 +76,17 @@ class Bridge:
             timer.cancel()
             for task in tasks:
                 task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception):
-                    log.error("call %s: the bridge failed", self._stream, exc_info=result)
-                    self._failed = True
+            broken = [r for r in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(r, Exception)]
+            for error in broken:
+                log.error("call %s: the bridge failed", self._stream, exc_info=error)
+                self._failed = True
             if self._leg is not None:
                 if self._lasting and not self._finishing and not self._failed:
                     self._legs.park(self._stream, self._leg)
                 else:
                     self._leg.leave("error" if self._failed else "closed")
+            if broken:
+                await self._socket.close(FAILED, REASONS[FAILED])
 
     async def _read(self) -> None:
         messages = aiter(self._socket)
@@ -108,7 +111,7 @@ class Bridge:
         if isinstance(command, Begin):
             if self._let_in is not None and (reason := self._let_in(command.token)) is not None:
                 raise BadMessage("unauthorized", f"Bad token, {reason}")
-            self._leg = self._legs.take(command, self._owner)
+            self._leg = self._legs.take(command, self._visit)
             self._stream = command.stream
             self._leg.tell = self._tell
             self._dialect.begun(self._leg.position)

@@ -43,8 +43,7 @@ def audiohook(server: Server, socket: ServerConnection) -> Bridge:
     assert socket.visit is not None  # let in at the handshake
     names = (_first(socket.request.headers, f"Audiohook-{name}-Id") for name in ("Session", "Organization"))
     dialect = AudioHook(*names, allow_agent=server.allow_agent)
-    owner = socket.visit.token.name
-    return Bridge(socket, dialect, server.legs, lasting=True, owner=owner, idle=server.idle_seconds)
+    return Bridge(socket, dialect, server.legs, lasting=True, visit=socket.visit, idle=server.idle_seconds)
 
 
 def api_key(headers: Headers) -> str | None:
@@ -52,14 +51,14 @@ def api_key(headers: Headers) -> str | None:
     return _first(headers, "X-API-KEY")
 
 
-def check_signature(token: Token, request: Request) -> Refusal | None:
+def check_signature(server: Server, token: Token, request: Request) -> Refusal | None:
     """Where a token has a client secret, an AudioHook request must be signed with it."""
     if token.client_secret is None:
         return None
     headers = {name.lower(): ", ".join(request.headers.get_all(name)) for name in request.headers}
     try:
         key = headers.get("x-api-key", "")
-        verify(request.path, headers, {key: base64.b64decode(token.client_secret)}, time.time())
+        verify(request.path, headers, {key: base64.b64decode(token.client_secret)}, time.time(), server.nonces)
     except BadMessage as error:
         return Refusal(HTTPStatus.UNAUTHORIZED, str(error))
     return None
