@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from wire import CLOSE, START, check, everything, get, process
 import sedstream
 from sedstream.audio import pcm
 from sedstream.capacity import Load, capacity, measure, table
+from sedstream.serving import logs
 from sedstream.serving.client import Client
 from sedstream.serving.server import Server
 from sedstream.zoo import Model
@@ -281,6 +283,16 @@ def test_logs_are_json_and_hold_neither_audio_nor_tokens(speech: Array, tmp_path
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     for secretive in (secret, secret[:12], "markmark", "of-the-client", "\\u0016"):
         assert secretive not in text, secretive
+
+
+def test_a_platform_cannot_write_fields_of_the_log() -> None:
+    """Its names of calls stand in quotes where they could be taken for more."""
+    record = logging.makeLogRecord({"name": "sedstream", "levelname": "INFO", "msg": "call over"})
+    record.session, record.code, record.peer = "CA1 code=1000\x1b[2J\n reason=closed", 1011, "[::1]:8765"
+    line = logs.TextLines().format(record)
+    assert line.endswith(' session="CA1 code=1000\\u001b[2J\\n reason=closed" peer=[::1]:8765 code=1011')
+    assert line.isprintable()
+    assert json.loads(logs.JsonLines().format(record))["session"] == record.session
 
 
 def test_measured_capacity(model: Model) -> None:
