@@ -551,3 +551,38 @@ def test_who_may_come_in(model: Model, coded: bytes, tmp_path: Path) -> None:
             assert await status(forged) == 401
 
     asyncio.run(run())
+
+
+def test_a_call_that_finds_no_room_is_told_so(model: Model, tmp_path: Path) -> None:
+    """Twilio says who it is when it is connected: too late for HTTP, and not taken for a wrong token."""
+    path = tmp_path / "tokens.toml"
+    wide, single = tokens.add(path, "wide"), tokens.add(path, "single", sessions=1)
+
+    def begun(token: str, call: str) -> list[dict[str, Any]]:
+        messages = twilio({"inbound": bytes(320)}, call=call)[:2]
+        messages[1]["start"]["customParameters"]["token"] = token
+        return messages
+
+    async def run() -> None:
+        async with serving(model, tokens=path, max_sessions=2) as (server, url):
+            first, second, *others = [await connect(url + "/v1/twilio") for _ in range(4)]
+            for number, (socket, token) in enumerate(((first, single), (second, wide))):
+                for message in begun(token, f"CA{number}"):
+                    await socket.send(json.dumps(message))
+                await until(lambda number=number: len(server.sessions) == number + 1)  # type: ignore[misc]
+            for socket, token, reason in (
+                (others[0], single, "full: Bad time for a call, expected at most 1 sessions at a time"),
+                (others[1], wide, "full: Bad time for a call, full: expected a server with room"),
+            ):
+                for message in begun(token, "CA9"):
+                    await socket.send(json.dumps(message))
+                await socket.wait_closed()
+                assert socket.close_code == 1013
+                assert (socket.close_reason or "").startswith(reason)
+            assert len(server.sessions) == 2
+            assert 'sedstream_refusals_total{status="429"} 1.0' in server.metrics.text()
+            assert 'sedstream_refusals_total{status="503"} 1.0' in server.metrics.text()
+            await first.close()
+            await second.close()
+
+    asyncio.run(run())

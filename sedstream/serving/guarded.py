@@ -71,10 +71,7 @@ class GuardedConnection(ServerConnection):
             self._look()
 
     def eof_received(self) -> None:
-        if self.request is None:
-            self._take(bytes(self._arrived))
-        # Of a broken conversation the rest is not needed: who resumes is told what arrived.
-        self._drop()
+        self._drop()  # of a broken conversation the rest is not needed: who resumes is told what arrived
         super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -114,10 +111,15 @@ class GuardedConnection(ServerConnection):
             yield message
 
     def _look(self) -> None:
-        """Look at one slice, and at the next in the next turn."""
+        """Look at the head, or at one slice of what follows; at the next in the next turn."""
         self._next = None
-        part = bytes(self._arrived[:SLICE])
-        del self._arrived[:SLICE]
+        size = SLICE
+        if self.request is None and not self.protocol.eof_sent:
+            before = self._head[-3:]
+            end = (before + self._arrived).find(b"\r\n\r\n")
+            size = len(self._arrived) if end < 0 else end + 4 - len(before)
+        part = bytes(self._arrived[:size])
+        del self._arrived[:size]
         self._take(part)
         self._steer()
 

@@ -249,7 +249,10 @@ class Server:
         route = _route(socket)
         token = self.access.authorise(secret, route.scope)
         assert isinstance(socket, GuardedConnection)
-        return self._enter(socket, token, route.scope)
+        refusal = self._enter(socket, token, route.scope)
+        if refusal is not None:
+            self.metrics.refused(refusal.status)
+        return refusal
 
     def _enter(self, socket: GuardedConnection, token: Token | Refusal, scope: str) -> Refusal | None:
         visit = token if isinstance(token, Refusal) else self.access.enter(token, scope)

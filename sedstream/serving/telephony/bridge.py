@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from ...errors import BadMessage, SedstreamError, Unavailable
 from ..access import Visit
 from ..outbox import LIMIT
-from ..protocol import BROKE_PROTOCOL, DONE, FAILED, IDLE, LEFT, REASONS, TOO_SLOW
+from ..protocol import BROKE_PROTOCOL, DONE, FAILED, FULL, IDLE, LEFT, REASONS, TOO_SLOW
 from .call import Audio, Begin, Dialect, Finish, Gap
 from .leg import Leg, Legs
 
@@ -49,7 +49,7 @@ class Bridge:
         lasting: bool = False,
         visit: Visit | None = None,
         idle: float | None = None,
-        let_in: Callable[[str | None], str | None] | None = None,
+        let_in: Callable[[str | None], SedstreamError | None] | None = None,
     ) -> None:
         self._socket = socket
         self._dialect = dialect
@@ -109,8 +109,8 @@ class Bridge:
 
     async def _obey(self, command: Begin | Audio | Gap | Finish) -> None:
         if isinstance(command, Begin):
-            if self._let_in is not None and (reason := self._let_in(command.token)) is not None:
-                raise BadMessage("unauthorized", f"Bad token, {reason}")
+            if self._let_in is not None and (refused := self._let_in(command.token)) is not None:
+                raise refused
             self._leg = self._legs.take(command, self._visit)
             self._stream = command.stream
             self._leg.tell = self._tell
@@ -153,7 +153,7 @@ class Bridge:
         log.log(logging.WARNING if told.fatal else logging.INFO, "call %s: %s", self._stream, told)
         if not told.fatal:
             return
-        code = FAILED if isinstance(error, Unavailable) else BROKE_PROTOCOL
+        code = FULL if error.code == "full" else FAILED if isinstance(error, Unavailable) else BROKE_PROTOCOL
         reason = f"{told.code}: {told}".encode()[:120].decode(errors="ignore")
         if self._failed:  # it was asked to close, and sent something else that is wrong
             self._close(code, reason)

@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from ...errors import BadMessage
+from ...errors import BadMessage, SedstreamError, Unavailable
 from ..access import Refusal, bearer
 from ..guarded import GuardedConnection
 from ..tokens import Token
@@ -29,9 +29,15 @@ def twilio(server: Server, socket: ServerConnection) -> Bridge:
     assert socket.request is not None
     headers = socket.request.headers
 
-    def let_in(token: str | None) -> str | None:
+    def let_in(token: str | None) -> SedstreamError | None:
         refusal = server.let_in(socket, token or bearer(headers))
-        return refusal.reason if refusal else None
+        if refusal is None:
+            return None
+        if refusal.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return BadMessage("unauthorized", f"Bad token, {refusal.reason}")
+        full = Unavailable(f"Bad time for a call, {refusal.reason}")
+        full.code = "full"
+        return full
 
     return Bridge(socket, Twilio(), server.legs, idle=server.idle_seconds, let_in=let_in)
 
