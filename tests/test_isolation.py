@@ -101,6 +101,33 @@ async def _forget(reader: asyncio.StreamReader) -> None:
         pass
 
 
+def test_packets_that_come_with_the_head_are_looked_at_a_few_at_a_time(model: Model) -> None:
+    """Also where the head's end comes with them."""
+    packet, count = frame(b"\0\0"), 20_000
+    start = frame(json.dumps({"type": "session.start"}).encode(), 1)
+
+    async def run(cut: int) -> None:
+        async with Server(model, port=0, max_speed=0) as server:
+            port = int(server.url.split(":")[2].split("/")[0])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = request()
+            writer.write(head[:cut])
+            await asyncio.sleep(0.05)
+            writer.write(head[cut:] + start + packet * count)
+            most = 0
+            async with asyncio.timeout(60):
+                while not (calls := list(server.sessions.values())) or calls[0].received < count:
+                    for connection in server._server.connections:  # type: ignore[union-attr]
+                        most = max(most, len(connection.recv_messages.frames))
+                    await asyncio.sleep(0)
+            assert 0 < most <= 8 + guarded.SLICE // len(packet) + 1
+            writer.transport.abort()
+            await asyncio.gather(reader.read(), return_exceptions=True)
+
+    for cut in (len(request()), len(request()) - 1, len(request()) - 3, 0):
+        asyncio.run(run(cut))
+
+
 def test_messages_survive_any_slices(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A head, frames and a close frame cut anywhere, a long message among them, are what they were whole."""
     audio = [b"\1\0" * n for n in (1, 0, 320, 70_000, 5)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import resource
 import signal
@@ -22,10 +23,10 @@ from numpy.typing import NDArray
 from telephone import Genesys, mulaw, offer, twilio, two_sides
 from test_resume import finals, offline
 from websockets.asyncio.client import connect
-from wire import CLOSE, START, get, process
+from wire import CLOSE, START, get, process, talk
 
 from sedstream.audio import pcm
-from sedstream.serving import link
+from sedstream.serving import link, logs
 from sedstream.serving.client import Client
 from sedstream.zoo import Model
 
@@ -244,3 +245,36 @@ def test_a_restart_under_clients_that_resume(model: Model, speech: Array, monkey
         assert 0 < shift < len(samples)
         expected = offline(samples[:shift], model) + offline(samples[shift:], model, shift / 16_000)
         assert finals(messages) == expected
+
+
+def test_a_log_that_nobody_reads_stops_no_call(speech: Array) -> None:
+    """More than a pipe holds; when somebody reads again, what waited is there."""
+    with process("--max-sessions", "4", "--log-format", "json") as (server, url):
+        for _ in range(600):
+            assert get(url, "/nowhere")[0] == 404
+        audio = pcm.encode(speech[:32_000], "s16le")
+        messages, code = asyncio.run(asyncio.wait_for(talk(url, START, audio, CLOSE), 120))
+        assert (messages[-1]["type"], code) == ("session.end", 1000)
+        server.terminate()
+        told = [json.loads(line)["message"] for line in server.communicate(timeout=60)[1].splitlines()]
+        assert sum(line.startswith("refused: expected a path") for line in told) == 600
+        assert (told[-4], told[-1]) == ("call began", "drained")
+
+
+def test_a_log_drops_what_finds_no_room() -> None:
+    """A reader that sleeps holds up nobody who logs, and is told what it missed."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as reader, os.fdopen(writing, "w") as out:
+        writer = logs.Writer(out)
+        log = logging.Logger("test")
+        log.addHandler(writer)
+        many = logs.QUEUED + 5_000
+        for number in range(many):
+            log.warning("%s of them %s", number, "x" * 100)
+        read: list[str] = []
+        while not read or "dropped" not in read[-1]:
+            read.append(reader.readline().strip())
+        writer.flush()
+        assert int(read[-1].split()[0]) == many - len(read) + 1
+        assert [int(line.split()[0]) for line in read[:-1]] == list(range(len(read) - 1))
+        assert 5_000 > int(read[-1].split()[0]) > 0
