@@ -428,3 +428,27 @@ def test_refreshing_goes_on_after_a_surprise(model: Model, tmp_path: Path, caplo
             assert client.close_code == 1008
 
     asyncio.run(run())
+
+
+def test_a_file_that_is_being_written_ends_no_call(
+    model: Model, speech: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Editors empty a file, then write it: whoever looks in between sees no token at all."""
+    monkeypatch.setattr(server, "REFRESH_SECONDS", 0.2)
+    path = tmp_path / "tokens.toml"
+    token = tokens.add(path, "one", bytes_per_second=10_000_000)
+    good = path.read_text()
+
+    async def run() -> None:
+        async with Server(model, port=0, tokens=path) as server, healthy(model, server.url, token, speech):
+            for _ in range(3):
+                path.write_text("")
+                await until(lambda: not server.access._tokens.names)  # type: ignore[union-attr]
+                path.write_text(good)
+                await until(lambda: server.access._tokens.names)  # type: ignore[union-attr]
+            assert set(server.access._meters) == {"one"}
+        path.write_text("")
+        server.access.refresh()
+        assert not server.access._meters, "nothing is kept of tokens that are gone"
+
+    asyncio.run(run())

@@ -90,6 +90,9 @@ class Access:
         """Read changed tokens."""
         if self._tokens is not None:
             self._tokens.refresh()
+            gone = self._meters.keys() - self._tokens.names - self._sessions.keys()
+            for name in gone:
+                del self._meters[name]
 
     def revoked(self, token: Token, scope: str) -> bool:
         """Whether a token that was let in for ``scope`` was removed since, or has lost the scope."""

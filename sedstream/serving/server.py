@@ -268,8 +268,10 @@ class Server:
         await _route(socket).dialog(self, socket).run()
 
     async def _refresh(self) -> None:
-        """Take changed tokens and certificates; end the sessions of tokens that were removed."""
+        """Take changed tokens and certificates; end the sessions of tokens that were removed, as two looks agree: an
+        editor may empty a file before it writes it."""
         assert self._server is not None
+        suspects: set[GuardedConnection] = set()
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
@@ -278,12 +280,14 @@ class Server:
                 self.access.refresh()
             except Exception:  # or nothing would ever be refreshed again
                 log.exception("not refreshed, what was read last stays in force")
-            for socket in self._server.connections:
-                if isinstance(socket, GuardedConnection) and socket.visit is not None and socket.visit.revoked:
-                    log.warning("session ended: its token was revoked", extra={"peer": _peer(socket)})
-                    task = asyncio.create_task(socket.close(REVOKED, "token revoked"))
-                    self._closing.add(task)
-                    task.add_done_callback(self._closing.discard)
+            found = (c for c in self._server.connections if isinstance(c, GuardedConnection))
+            revoked = {socket for socket in found if socket.visit is not None and socket.visit.revoked}
+            for socket in revoked & suspects:
+                log.warning("session ended: its token was revoked", extra={"peer": _peer(socket)})
+                task = asyncio.create_task(socket.close(REVOKED, "token revoked"))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            suspects = revoked
 
     def _hand_over(self, deliveries: list[Delivery]) -> None:
         """Engine thread: the one hand-over of a tick."""
