@@ -175,7 +175,7 @@ def test_a_shut_window_holds_no_place(model: Model, monkeypatch: pytest.MonkeyPa
             [connection] = [c for c in server._server.connections if isinstance(c, guarded.GuardedConnection)]  # type: ignore[union-attr]
             connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             [line] = server.lines._lines.values()
-            while not len(line.outbox):  # now answers wait, too few to be too many
+            while not (connection.paused and len(line.outbox)):  # now answers wait, too few to be too many
                 writer.write(unknown * 50)
                 await asyncio.sleep(0.02)
             if closing:
