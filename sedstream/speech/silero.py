@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
+
+# From 1.29 on ONNX Runtime writes down what models run, with an id of the machine, and sends it to its makers, unless
+# this is said before it is imported: its disable_telemetry_events() comes too late for the first of it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
