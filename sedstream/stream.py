@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .block import Block
 from .decoding.cadence import Cadence, Point
 from .decoding.decoder import Decoder, quantise
 from .decoding.segments import Assembler
@@ -21,27 +21,11 @@ from .errors import BadInput
 from .events import Arousal, End, Event, Final, Flushed, Gap, Segment, SpeechEnd, SpeechStart, Update
 from .grid import HOP, Plan, frames_of
 from .manifest import Manifest
+from .speech.level import Level
 from .speech.silero import CHUNK, CONTEXT, State, new_state
 from .speech.vad import Segmenter, chunks_for
 
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """What the models must read next for one session.
-
-    ``samples`` ``[plan.window·320]`` f32: the window. ``chunks`` ``[n, 576]`` f32 and ``state``: for the VAD,
-    which reads each sample once. ``memory``: what the model gave with its last answer, None at first; ``follows``:
-    that was the answer to the block right before this one.
-    """
-
-    plan: Plan
-    samples: Array
-    chunks: Array
-    state: State
-    memory: Any
-    follows: bool
 
 
 class Stream:
@@ -87,6 +71,7 @@ class Stream:
         """Start a span at frame ``origin``: everything that remembers starts afresh."""
         self._origin = origin
         self._index = 0
+        self._level = Level()
         self._segmenter = Segmenter(self._manifest.vad)
         self._decoder = Decoder(len(self.labels), self._manifest.decoder)
         self._assembler = Assembler(self.labels, origin)
@@ -173,7 +158,8 @@ class Stream:
         heard = end // CHUNK if limit is None else min(end // CHUNK, chunks_for(limit))
         audio = self._read(self._heard * CHUNK - CONTEXT, heard * CHUNK, limit)
         rows = np.arange(heard - self._heard)[:, None] * CHUNK + np.arange(CONTEXT + CHUNK)
-        block = Block(self.plan, self._read(start, end, limit), audio[rows], self._state, self._memory, self._follows)
+        window, chunks = self._read(start, end, limit), self._level(audio[rows])
+        block = Block(self.plan, window, chunks, self._state, self._memory, self._follows)
         self._heard = heard
         self._in_block = True
         return block

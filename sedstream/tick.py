@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .stream import Block, Stream
+from .block import Block
+from .stream import Stream
 from .zoo import Model, Spread
 
 

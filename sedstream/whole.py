@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .block import Block
 from .grid import HOP
 from .speech.silero import CHUNK, CONTEXT, State
-from .stream import Array, Block, Stream
+from .stream import Array, Stream
 
 
 class WholeStream(Stream):

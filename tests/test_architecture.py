@@ -18,6 +18,7 @@ FLOORS = [
     {"audio", "speech", "encoders", "decoding"},
     {"front", "manifest"},
     {"zoo"},
+    {"block"},
     {"stream"},
     {"schedule", "tick", "whole"},
     {"offline"},

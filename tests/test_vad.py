@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sedstream.errors import BadModel
 from sedstream.grid import frames_of
+from sedstream.speech.level import FADE, MOST, SOFT, Level
 from sedstream.speech.settings import VadSettings
 from sedstream.speech.silero import CHUNK, CONTEXT, Silero, new_state
 from sedstream.speech.silero_torch import SileroTorch
@@ -123,3 +124,36 @@ def test_both_networks_agree(speech: NDArray[np.float32]) -> None:
             np.testing.assert_allclose(other, state, atol=1e-3)
         states = [[state for _, state in answer] for answer in answers]
     assert max(float(probabilities.max(initial=0)) for probabilities, _ in answers[0]) > 0.9
+
+
+@given(st.lists(st.integers(0, 40), max_size=5))
+def test_levels_do_not_depend_on_cuts(cuts: list[int]) -> None:
+    dice = np.random.default_rng(0)
+    chunks = (dice.normal(size=(40, CONTEXT + CHUNK)) * 10 ** dice.uniform(-4, 0, (40, 1))).astype(np.float32)
+    whole, parts = Level(), Level()
+    bounds = sorted({0, 40, *cuts})
+    pieces = [parts(chunks[first:end]) for first, end in itertools.pairwise(bounds)]
+    assert np.array_equal(np.concatenate(pieces), whole(chunks))
+
+
+def test_only_what_is_soft_is_lifted() -> None:
+    chunk = np.full((1, CONTEXT + CHUNK), 0.5, np.float32)
+    level = Level()
+    assert np.array_equal(level(0 * chunk), 0 * chunk)
+    assert np.array_equal(level(0.002 * chunk), np.float32(MOST) * (np.float32(0.002) * chunk))  # as far as it may be
+    assert level(0.02 * chunk).max() == pytest.approx(SOFT)
+    assert np.array_equal(level(chunk), chunk)  # loud speech is as it is
+    assert np.array_equal(level(0.02 * chunk), np.float32(0.02) * chunk)  # and what is soft beside it
+    for _ in range(round(30 / FADE / (CHUNK / 16000))):  # until 30 dB are forgotten
+        faint = level(0.02 * chunk)
+    assert faint.max() == pytest.approx(SOFT)
+
+
+def test_soft_speech_is_heard(speech: NDArray[np.float32]) -> None:
+    """At -40 dB as much of it as at full level."""
+    found = []
+    for gain in (1.0, 0.01):
+        chunks = chunks_of((np.rint(speech / np.abs(speech).max() * gain * 32767) / 32768).astype(np.float32))
+        ((heard, _),) = Silero()([Level()(chunks)], [new_state()])
+        found.append(Segmenter(VadSettings()).hear(heard).mean())
+    assert abs(found[1] - found[0]) < 0.02

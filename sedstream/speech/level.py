@@ -1,0 +1,38 @@
+"""Soft speech made louder for the VAD, which hears levels: the emotion model does not.
+
+Of recordings whose peaks are at -20 dB of full scale Silero finds 93 to 99 % of the speech, at -40 dB 65 to 93 %, and
+with the gain below as much as before; in noise and music that are so made louder it finds no more speech than else
+(0.1 %; measured on the train speakers of EmoDB, RAVDESS, nEMO and TurEV-DB, and on ESC-10).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..grid import RATE
+from .silero import CHUNK, CONTEXT
+
+SOFT = 0.1
+"""Peaks under this (-20 dB of full scale) are lifted to it,"""
+MOST = 10.0
+"""but by 20 dB at most."""
+FADE = 0.5
+"""How fast a peak is forgotten, in dB a second: not while the other side of the line speaks, whose echo is soft."""
+
+
+class Level:
+    """The loudest sample of a session so far, and what it does to the next ones."""
+
+    def __init__(self) -> None:
+        self._peak = 0.0
+
+    def __call__(self, chunks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next chunks f32 ``[n, CONTEXT + CHUNK]``, each times a gain of 1 to MOST, which follows from it and those
+        before it, however they are cut."""
+        fall = 10 ** (-FADE * CHUNK / RATE / 20)
+        gains = np.empty((len(chunks), 1), np.float32)
+        for n, peak in enumerate(np.abs(chunks[:, CONTEXT:]).max(1, initial=0).tolist()):
+            self._peak = max(self._peak * fall, peak)
+            gains[n] = min(MOST, max(1.0, SOFT / self._peak)) if self._peak else 1.0
+        return chunks * gains
