@@ -80,6 +80,7 @@ def train(
     encoder: Mapping[str, Any] = ENCODER,
     head: Mapping[str, Any] = HEAD,
     settings: Mapping[str, Any] = SETTINGS,
+    learner: Learner | None = None,
     quiet: bool = False,
     **schedule: float,
 ) -> dict[str, Any]:
@@ -97,14 +98,15 @@ def train(
         workers: processes that read and augment; 0: this one.
         name: of the model, in its manifest.
         without: names of corpora to leave out.
-        encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`.
+        encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
+        learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         quiet: show no progress.
         schedule: numbers of `Schedule` other than `steps`.
 
     Returns:
         Figures on the valid split: recall per class, unweighted average recall, concordance, temperature; those of the
-        model that it started from as `start`.
+        model that it started from, if it had a head, as `start`.
 
     Raises:
         BadInput: the data cannot be read, or a split has nothing of it.
@@ -122,10 +124,12 @@ def train(
     epochs = max(1, round(hours / every))
 
     torch.manual_seed(seed)
-    learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
-    teacher = _start(learner, init, follow, encoder, source)
-    start = None if _whisper(init) else copy.deepcopy(learner).eval()
-    learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
+    teacher = None
+    if learner is None:
+        learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
+        teacher = _start(learner, init, follow, encoder, source)
+        learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
+    start = None if learner.fresh else copy.deepcopy(learner).eval()
     counter = EpochCounter(epochs)
     brain = Diarizer(
         learner,
@@ -177,15 +181,12 @@ def _context(workers: int) -> str | None:
     return "fork" if workers else None
 
 
-def _whisper(init: str | Path) -> bool:
-    return Path(init).suffix == ".safetensors"
-
-
 def _start(
     learner: Learner, init: str | Path, follow: str | Path | None, encoder: Mapping[str, Any], source: Source
 ) -> Teacher | None:
     """Fill the learner from `init`; what it follows."""
-    if not _whisper(init):
+    learner.fresh = Path(init).suffix == ".safetensors"
+    if not learner.fresh:
         manifest = cached(init)
         tensors = read_tensors(manifest.weights)
         fill(learner.encoder, tensors, manifest.weights)
@@ -202,8 +203,8 @@ def _start(
     fill(whisper, tensors, file)
     whisper.eval().requires_grad_(False)
     sounds = [Batches(source, 0, SOUNDS)[n].clean for n in range(SOUNDS)]
-    if _whisper(init):
-        without_positions(learner.encoder, whisper, torch.cat(sounds[:2]))
+    if learner.fresh:
+        without_positions(cast(CachedEncoder, learner.encoder), whisper, torch.cat(sounds[:2]))
     return Teacher(whisper, sounds)
 
 
