@@ -52,7 +52,7 @@ class Engine:
         self.capacity = capacity
         self.clock = clock
         self.failing = False
-        """The model failed the last time it ran."""
+        """The model, or this engine, failed the last time it ran."""
         self._deliver = deliver
         self._on_tick = on_tick
         cores = os.cpu_count() or 1
@@ -130,8 +130,14 @@ class Engine:
         while not self._stopping:
             self._wake.wait(self._patience())
             self._wake.clear()
-            while not self._stopping and self._turn():
-                pass
+            try:
+                while not self._stopping and self._turn():
+                    pass
+            except Exception as error:  # without this thread, every call would wait for ever
+                log.exception("the engine failed")
+                self.failing = True
+                cause = Unavailable(f"Bad engine, expected it to go on: {error}")
+                self._deliver([self._give_up(session, cause) for session in self.sessions])
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do in any case; None: until called."""

@@ -10,11 +10,6 @@ import numpy as np
 from .stream import Block, Stream
 from .zoo import Model, Spread
 
-GROUP = 8
-"""Sessions that share a call of the VAD: larger batches gain nothing more."""
-LONG = 10
-"""Chunks from which on a session's own call costs no more than its share of a group's, and leaves Python alone."""
-
 
 def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
     """Answer at most one block of each stream; how many blocks were answered (0: all wait for samples).
@@ -24,9 +19,7 @@ def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
     ready = [(stream, block) for stream in streams if (block := stream.pull()) is not None]
     if not ready:
         return 0
-    short = [pair for pair in ready if len(pair[1].chunks) < LONG]
-    groups = [[pair] for pair in ready if len(pair[1].chunks) >= LONG]
-    groups += [short[n : n + GROUP] for n in range(0, len(short), GROUP)]
+    groups = [[ready[n] for n in group] for group in model.silero.groups([len(block.chunks) for _, block in ready])]
     parts = spread(lambda group: model.silero([b.chunks for _, b in group], [b.state for _, b in group]), groups)
     heard = [answer for part in parts for answer in part]
     spoken: list[tuple[Stream, Block]] = []

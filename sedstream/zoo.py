@@ -26,6 +26,7 @@ from .errors import BadInput, BadModel
 from .grid import HOP, RATE, Plan
 from .manifest import DEFAULT, File, Manifest, digest, find
 from .speech.silero import Silero
+from .speech.silero_torch import SileroTorch
 
 FAMILIES: dict[tuple[str, str], tuple[type[nn.Module], type[nn.Module], type[Network]]] = {
     ("whisper", "windowed"): (WhisperEncoder, FrameHead, WindowedNetwork),
@@ -63,7 +64,7 @@ class Model:
     def __init__(self, manifest: Manifest, network: Network, device: torch.device) -> None:
         self.manifest = manifest
         self.device = device
-        self.silero = Silero()
+        self.silero = Silero() if device.type == "cpu" else SileroTorch(device)
         self._network = network.to(device).eval()
         self._most = BUCKETS[-1]  # rows of a batch on a GPU: less than that since its memory did not hold more
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import http.client
 import json
 import threading
 import time
@@ -213,6 +214,10 @@ def test_the_operators_file(tmp_path: Path) -> None:
         ('[[webhook]]\nurl = "http://x"', "Bad .*webhook.*, expected url and secret"),
         ('[[webhook]]\nurl = "ftp://x"\nsecret = "s"', "Bad webhook url 'ftp://x', expected http"),
         ('[[webhook]]\nurl = "http://x"\nsecret = "whsec_?"', "Bad secret of a webhook"),
+        *(
+            (f'[[webhook]]\nurl = "{url}"\nsecret = "s"', "Bad webhook url '.*', expected http")
+            for url in ("http://x:99999/", "http://[::1/", "http://a..b/", "https://", f"http://{'x' * 64}.example/")
+        ),
     ]:
         path.write_text(text)
         with pytest.raises(BadInput, match=message):
@@ -309,6 +314,23 @@ def test_a_service_that_hangs_blocks_nobody() -> None:
         assert [json.loads(body)["n"] for _, body in there.requests] == [0, 1, 2, 3]
 
 
+def test_what_one_alert_meets_does_not_stop_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that fails in a way nobody thought of is one that failed."""
+    attempts = iter([UnicodeError("a name that no resolver takes")])
+    connect = http.client.HTTPConnection.connect
+
+    def unlucky(connection: http.client.HTTPConnection) -> None:
+        for error in attempts:
+            raise error
+        connect(connection)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", unlucky)
+    with service() as there, Webhook(there.url, "s", first_delay=0.01) as hook:
+        hook.post({"n": 1})
+        hook.post({"n": 2})
+        wait_for(lambda: hook.delivered == 2)
+
+
 def test_a_service_that_is_gone_loses_nothing_silently() -> None:
     with service() as there:
         url = there.url
@@ -325,7 +347,10 @@ def test_a_servers_alerts_reach_its_webhook(model: Model, speech: NDArray[np.flo
         async with Server(model, port=0, alerts=path) as server, Client(server.url) as client:
             await client.send(speech[:64_000])
             await client.close()
-            return [message async for message in client if message["type"] == "alert"]
+            told = [message async for message in client if message["type"] == "alert"]
+            await asyncio.to_thread(wait_for, lambda: server.webhooks[0].delivered == 2)
+            assert 'sedstream_webhook_alerts_total{outcome="delivered"} 2.0' in server.metrics.text()
+            return told
 
     with service(503) as there:
         rule = '[[alert]]\nname = "any"\ntrack = "arousal"\nthreshold = 0.0\n'

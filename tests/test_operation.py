@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +19,17 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from wire import CLOSE, START, check, everything
+from wire import CLOSE, START, check, everything, get, process
 
 import sedstream
 from sedstream.audio import pcm
 from sedstream.capacity import Load, capacity, measure, table
+from sedstream.serving import logs
 from sedstream.serving.client import Client
 from sedstream.serving.server import Server
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]
-
-
-def get(url: str, path: str) -> tuple[int, str, HTTPMessage]:
-    """Status, body and headers of a page of the server at ``url`` (its WebSocket URL)."""
-    page = url.replace("ws://", "http://").removesuffix("/v1/stream") + path
-    try:
-        with urllib.request.urlopen(page, timeout=30) as answer:
-            return answer.status, answer.read().decode(), answer.headers
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(), error.headers
 
 
 def scrape(url: str) -> dict[tuple[str, ...], float]:
@@ -185,21 +172,6 @@ def test_health_tells_when_only_a_restart_helps(model: Model, speech: Array, mon
     asyncio.run(run())
 
 
-@contextmanager
-def process(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``sedstream serve`` on a free port and its URL; killed at the end if it is still there."""
-    command = [sys.executable, "-m", "sedstream", "serve", "--port", "0", *map(str, arguments)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        assert line.startswith("listening on ws://"), line
-        yield server, line.split()[-1]
-    finally:
-        server.kill()
-        server.communicate()
-
-
 async def begin(url: str, samples: Array) -> tuple[ClientConnection, list[dict[str, Any]]]:
     """A call that has sent all of ``samples`` and heard of the first of them."""
     socket = await connect(url, compression=None)
@@ -311,6 +283,16 @@ def test_logs_are_json_and_hold_neither_audio_nor_tokens(speech: Array, tmp_path
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     for secretive in (secret, secret[:12], "markmark", "of-the-client", "\\u0016"):
         assert secretive not in text, secretive
+
+
+def test_a_platform_cannot_write_fields_of_the_log() -> None:
+    """Its names of calls stand in quotes where they could be taken for more."""
+    record = logging.makeLogRecord({"name": "sedstream", "levelname": "INFO", "msg": "call over"})
+    record.session, record.code, record.peer = "CA1 code=1000\x1b[2J\n reason=closed", 1011, "[::1]:8765"
+    line = logs.TextLines().format(record)
+    assert line.endswith(' session="CA1 code=1000\\u001b[2J\\n reason=closed" peer=[::1]:8765 code=1011')
+    assert line.isprintable()
+    assert json.loads(logs.JsonLines().format(record))["session"] == record.session
 
 
 def test_measured_capacity(model: Model) -> None:

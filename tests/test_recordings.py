@@ -294,10 +294,11 @@ def test_what_cannot_be_read_or_written_is_told() -> None:
             "list.txt": "Bad list '{}/list.txt', expected one that can be read",
             "shut/call.flac": "Bad file '{}/shut/call.flac', expected a readable recording",
         }
-        *unread, unwritten, some, nothing, refused = as_nobody(
+        *unread, unwritten, some, fitting, nothing, refused = as_nobody(
             *(["diarize", folder / path] for path in culprits),
             ["diarize", folder / "calls" / "open.flac", "--out", f"{folder}/sealed/"],
             ["diarize", folder / "calls", folder / "shut" / "call.flac", "--out", f"{folder}/out/"],
+            ["diarize", f"{folder}/calls/**/*.flac", "--out", f"{folder}/out/fitting"],
             ["diarize", folder / "deep", "--out", f"{folder}/out/deep"],
             ["diarize", folder / "shut", "--out", f"{folder}/out/shut"],
         )
@@ -313,6 +314,11 @@ def test_what_cannot_be_read_or_written_is_told() -> None:
             f"{folder}/calls/secret.flac": "Permission denied",
             f"{folder}/calls/shut": "Permission denied",  # a folder below: the rest of the tree is answered
             f"{folder}/shut/call.flac": "Permission denied",
+        }
+        assert "1 done, 0 unchanged, 2 failed" in fitting[1]
+        assert errors(folder / "out" / "fitting") == {
+            f"{folder}/calls/secret.flac": "Permission denied",
+            f"{folder}/calls/shut": "Permission denied",  # `**` alone would pass over it
         }
         assert (nothing[0], errors(folder / "out" / "deep")) == (1, {f"{folder}/deep/shut": "Permission denied"})
         assert refused == (2, f"sedstream: {culprits['shut'].format(folder)}: Permission denied\n")

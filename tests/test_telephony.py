@@ -536,10 +536,53 @@ def test_who_may_come_in(model: Model, coded: bytes, tmp_path: Path) -> None:
             now = int(time.time())
             request: dict[str, Any] = {"target": "/v1/audiohook", "authority": url.removeprefix("ws://")}
             request |= {"session": client.id, "created": now}
-            assert await opened(signed(secret, signing, **request), client) == "opened"
-            assert await opened(signed(secret, signing, **request), Genesys(client.id)) == "opened"
-            assert await opened(signed(secret, signing, **request), Genesys()) == "disconnectwrong_session"
-            assert await status(signed(b"fedcba9876543210", signing, **request)) == 401
-            assert await status(signed(secret, signing, **request | {"created": now - 60})) == 401
+            first = signed(secret, signing, **request)
+            assert await opened(first, client) == "opened"
+            assert await status(first) == 401  # overheard and said again
+            assert await status(signed(secret, signing, **request | {"created": now - 1})) == 401
+            again = signed(secret, signing, **request, nonce="another-of-128-bits-or-so")
+            assert await opened(again, Genesys(client.id)) == "opened"
+            third = signed(secret, signing, **request, nonce="and-another-of-128-bits-")
+            assert await opened(third, Genesys()) == "disconnectwrong_session"
+            for change in ({"created": now - 60}, {"expires": now - 30}):
+                late = signed(secret, signing, **request | change, nonce="one-more-of-128-bits-or-so")
+                assert await status(late) == 401
+            forged = signed(b"fedcba9876543210", signing, **request, nonce="yet-another-of-128-bits-")
+            assert await status(forged) == 401
+
+    asyncio.run(run())
+
+
+def test_a_call_that_finds_no_room_is_told_so(model: Model, tmp_path: Path) -> None:
+    """Twilio says who it is when it is connected: too late for HTTP, and not taken for a wrong token."""
+    path = tmp_path / "tokens.toml"
+    wide, single = tokens.add(path, "wide"), tokens.add(path, "single", sessions=1)
+
+    def begun(token: str, call: str) -> list[dict[str, Any]]:
+        messages = twilio({"inbound": bytes(320)}, call=call)[:2]
+        messages[1]["start"]["customParameters"]["token"] = token
+        return messages
+
+    async def run() -> None:
+        async with serving(model, tokens=path, max_sessions=2) as (server, url):
+            first, second, *others = [await connect(url + "/v1/twilio") for _ in range(4)]
+            for number, (socket, token) in enumerate(((first, single), (second, wide))):
+                for message in begun(token, f"CA{number}"):
+                    await socket.send(json.dumps(message))
+                await until(lambda number=number: len(server.sessions) == number + 1)  # type: ignore[misc]
+            for socket, token, reason in (
+                (others[0], single, "full: Bad time for a call, expected at most 1 sessions at a time"),
+                (others[1], wide, "full: Bad time for a call, full: expected a server with room"),
+            ):
+                for message in begun(token, "CA9"):
+                    await socket.send(json.dumps(message))
+                await socket.wait_closed()
+                assert socket.close_code == 1013
+                assert (socket.close_reason or "").startswith(reason)
+            assert len(server.sessions) == 2
+            assert 'sedstream_refusals_total{status="429"} 1.0' in server.metrics.text()
+            assert 'sedstream_refusals_total{status="503"} 1.0' in server.metrics.text()
+            await first.close()
+            await second.close()
 
     asyncio.run(run())

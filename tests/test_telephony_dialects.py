@@ -16,7 +16,7 @@ from sedstream.errors import BadMessage
 from sedstream.serving.telephony.audiohook import AudioHook
 from sedstream.serving.telephony.audiosocket import AudioSocket
 from sedstream.serving.telephony.call import Audio, Begin, Command, Dialect, Finish, Gap
-from sedstream.serving.telephony.signature import verify
+from sedstream.serving.telephony.signature import MAX_AGE, Nonces, verify
 from sedstream.serving.telephony.twilio import Twilio
 
 Array = NDArray[np.float32]
@@ -489,6 +489,23 @@ def test_signatures_that_do_not_hold() -> None:
     for name in ("signature", "signature-input", "x-api-key", "host"):
         with pytest.raises(BadMessage, match="^Bad "):
             verify(PATH, {key: value for key, value in good.items() if key != name}, {KEY: SECRET}, now)
+
+
+def test_a_nonce_is_good_for_one_request() -> None:
+    """It is kept for as long as its signature holds, and no longer; a signature that does not hold uses up none."""
+    nonces, now = Nonces(), 1641013201.0
+    for change in ({"signature": request()["signature"].replace("NZ", "NY")}, {"host": "elsewhere.example.com"}):
+        with pytest.raises(BadMessage, match="Bad signature"):
+            verify(PATH, request() | change, {KEY: SECRET}, now, nonces)
+    assert len(nonces) == 0
+    assert verify(PATH, request(), {KEY: SECRET}, now, nonces) == KEY
+    for later in (now, now + 5, now + MAX_AGE):
+        with pytest.raises(BadMessage, match="Bad nonce, expected one that was never used"):
+            verify(PATH, request(), {KEY: SECRET}, later, nonces)
+    for number in range(1000):
+        fresh = request(created=1641013200 + number, nonce=f"one-of-128-bits-or-more-{number}")
+        assert verify(PATH, fresh, {KEY: SECRET}, now + number, nonces) == KEY
+    assert len(nonces) < 20
 
 
 def test_a_key_without_a_secret_needs_no_signature_and_no_other_key_does_without() -> None:

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from sedstream.errors import BadModel
 from sedstream.grid import frames_of
 from sedstream.speech.settings import VadSettings
 from sedstream.speech.silero import CHUNK, CONTEXT, Silero, new_state
+from sedstream.speech.silero_torch import SileroTorch
 from sedstream.speech.vad import Segmenter, chunk_of_frame, chunks_for
 
 probabilities = st.lists(st.sampled_from([0.0, 0.2, 0.34, 0.36, 0.49, 0.5, 0.9, 1.0]), max_size=80)
@@ -101,3 +103,23 @@ def test_it_hears_speech_and_not_silence(speech: NDArray[np.float32]) -> None:
 def test_bad_settings(wrong: dict[str, float]) -> None:
     with pytest.raises(BadModel, match="Bad VAD"):
         VadSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_both_networks_agree(speech: NDArray[np.float32]) -> None:
+    """The one for a GPU hears what ONNX Runtime hears, whatever sessions bring."""
+    chunks = chunks_of(np.concatenate([np.zeros(5000, np.float32), speech]))
+    parts = [chunks[30 * n :][:count] for n, count in enumerate((10, 10, 7, 0, 250, 10))]
+    first, second = Silero(), SileroTorch(torch.device("cpu"))
+    for network in (first, second):
+        groups = network.groups([len(part) for part in parts])
+        assert sorted(session for group in groups for session in group) == list(range(len(parts)))
+    states = [[new_state() for _ in parts] for _ in range(2)]
+    for _ in range(2):  # the second time from the states of the first
+        answers = [network(parts, known) for network, known in zip((first, second), states, strict=True)]
+        for (ours, state), (theirs, other) in zip(*answers, strict=True):
+            assert ours.shape == theirs.shape
+            assert state.shape == other.shape == (2, 1, 128)
+            np.testing.assert_allclose(theirs, ours, atol=1e-4)
+            np.testing.assert_allclose(other, state, atol=1e-3)
+        states = [[state for _, state in answer] for answer in answers]
+    assert max(float(probabilities.max(initial=0)) for probabilities, _ in answers[0]) > 0.9

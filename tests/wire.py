@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from http.client import HTTPMessage
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -69,6 +75,33 @@ async def talk(url: str, *frames: str | bytes | dict[str, Any]) -> tuple[list[di
     except ConnectionClosed:
         pass
     return await everything(socket)
+
+
+def get(url: str, path: str) -> tuple[int, str, HTTPMessage]:
+    """Status, body and headers of a page of the server at ``url`` (its WebSocket URL)."""
+    page = url.replace("ws://", "http://").removesuffix("/v1/stream") + path
+    try:
+        with urllib.request.urlopen(page, timeout=30) as answer:
+            return answer.status, answer.read().decode(), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(), error.headers
+
+
+@contextmanager
+def process(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, port: int = 0
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``sedstream serve``, on a free port where none is given, and its URL; killed at the end if it is still there."""
+    command = [sys.executable, "-m", "sedstream", "serve", "--port", str(port), *map(str, arguments)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=cwd)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        assert line.startswith("listening on ws://"), line
+        yield server, line.split()[-1]
+    finally:
+        server.kill()
+        server.communicate()
 
 
 START: dict[str, Any] = {"type": "session.start", "v": 1, "audio": {"encoding": "s16le", "rate": 16000}}

@@ -11,6 +11,7 @@ change a bit of it. The look-ahead is w input samples: 3 ms at 8 kHz, 1.5 ms at 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import gcd
 
 import numpy as np
@@ -45,6 +46,7 @@ def _filter(
         out[n] = total
 
 
+@lru_cache(16)  # 16,000 phases of a rate like 47,999 Hz are 9 MB that calls should share, and take their time
 def _table(up: int, down: int, half: int, cutoff: float) -> NDArray[np.float32]:
     # Tap k of a phase lies at distance (k - half + 1) - phase/up from the output, in input samples.
     distance = np.arange(2 * half) - (half - 1) - np.arange(up)[:, None] / up

@@ -82,10 +82,17 @@ class Access:
         if not self._sessions[token.name]:
             del self._sessions[token.name]  # not its meter: whoever comes back at once is not faster for it
 
+    def open(self, token: Token) -> int:
+        """How many sessions of a token there are."""
+        return self._sessions[token.name]
+
     def refresh(self) -> None:
         """Read changed tokens."""
         if self._tokens is not None:
             self._tokens.refresh()
+            gone = self._meters.keys() - self._tokens.names - self._sessions.keys()
+            for name in gone:
+                del self._meters[name]
 
     def revoked(self, token: Token, scope: str) -> bool:
         """Whether a token that was let in for ``scope`` was removed since, or has lost the scope."""
@@ -122,6 +129,11 @@ class Visit:
         """Seconds that ``count`` bytes received at ``now`` have to wait."""
         rate = self.token.bytes_per_second
         return 0.0 if rate is None else self.meter.take(count, rate, now)
+
+    def crowded(self, more: int) -> bool:
+        """Whether the token has too many sessions with ``more`` that have no connection."""
+        most = self.token.sessions
+        return most is not None and self.access.open(self.token) + more > most
 
     @property
     def revoked(self) -> bool:

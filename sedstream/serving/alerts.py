@@ -21,6 +21,8 @@ from ..grid import HOP, RATE, seconds
 
 MAX_RULES = 32
 """Rules of one session."""
+MAX_NAME = 100
+"""Characters of a name of a rule, a label or a role."""
 CITED = 16
 """Segments that an alert cites, the latest; ``start`` and ``end`` tell the whole span."""
 TRACKS = ("arousal",)
@@ -211,8 +213,8 @@ def _parse_rule(table: object, number: int) -> Rule:
     if not isinstance(table, Mapping):
         raise BadInput(f"Bad alert {number}: {_short(table)}, expected a table with a name")
     name = table.get("name")
-    if not isinstance(name, str) or not 0 < len(name) <= 100:
-        raise BadInput(f"Bad name {_short(name)} of alert {number}, expected a text of 1 to 100 characters")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise BadInput(f"Bad name {_short(name)} of alert {number}, expected a text of 1 to {MAX_NAME} characters")
     known = [field.name for field in fields(Rule)]
     for key in table:
         if key not in known:
@@ -220,11 +222,11 @@ def _parse_rule(table: object, number: int) -> Rule:
     label, track, role, on = (table.get(key) for key in ("label", "track", "role", "on"))
     if (label is None) == (track is None):
         raise BadInput(f"Bad alert {name!r}, expected either a label or a track")
-    if label is not None and not isinstance(label, str):
+    if label is not None and not (isinstance(label, str) and len(label) <= MAX_NAME):
         raise _bad(name, "label", label, "the name of an emotion")
     if track is not None and track not in TRACKS:
         raise _bad(name, "track", track, " or ".join(TRACKS))
-    if role is not None and not isinstance(role, str):
+    if role is not None and not (isinstance(role, str) and len(role) <= MAX_NAME):
         raise _bad(name, "role", role, "the name of a channel's role")
     if on is not None and on not in STREAMS:
         raise _bad(name, "on", on, " or ".join(STREAMS))

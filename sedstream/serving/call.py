@@ -6,7 +6,11 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..engine import Delivery, Session
 from ..errors import BadInput, BadModel, Unavailable
@@ -105,13 +109,7 @@ class Call:
     async def _hear(self, request: Audio | Discarded | Finalize | Pause | Continue | Close) -> None:
         match request:
             case Audio(samples, lost):
-                self.received += len(samples)
-                if self._paused:
-                    self._unheard += len(samples)
-                    if self._unheard >= self.start.rate:  # a loss of its own for each packet would be 50 a second
-                        self._lose_unheard()
-                else:
-                    self.session.write(samples if self._only is None else samples[:, self._only], lost)
+                await self._listen(samples if self._only is None else samples[:, self._only], lost)
             case Discarded(samples=count):
                 await self._discard(count)
             case Finalize():
@@ -151,6 +149,15 @@ class Call:
             self._server.hub.publish(self._end("aborted"))
         self.abort()
 
+    def fail(self) -> None:
+        """End the call at once because of a fault of ours: its client is told so."""
+        if self.code is None:
+            error = Unavailable("Bad call, expected it to go on: the server made a mistake")
+            with suppress(Exception):  # saying something may be what fails
+                self._say({"type": "error", "session": self.name, "code": error.code, "message": str(error)})
+        self.give_up(FAILED)
+        self._room.set()
+
     def deliver(self, delivery: Delivery) -> None:
         """Event loop: what a tick had for this session."""
         block: dict[int, list[Event]] = {}
@@ -184,6 +191,21 @@ class Call:
         """Tell the alerts that follow from the events of a block."""
         for alert in self._alerts.hear(channel, events):
             self._alarm(channel, alert)
+
+    async def _listen(self, samples: NDArray[np.float32], lost: frozenset[int]) -> None:
+        """A second at a time: a message may bring two minutes, whose resampling would hold up every other call."""
+        for first in range(0, len(samples), self.start.rate):
+            part = samples[first : first + self.start.rate]
+            if self._reason:
+                return
+            self.received += len(part)
+            if self._paused:
+                self._unheard += len(part)
+                if self._unheard >= self.start.rate:  # a loss of its own for each packet would be 50 a second
+                    self._lose_unheard()
+            else:
+                self.session.write(part, lost)
+            await self._catch_up()
 
     async def _discard(self, count: int) -> None:
         """Zeros for ``count`` samples, a second at a time: an hour of them must not stand in memory."""
@@ -237,8 +259,9 @@ class Call:
             # Clients name their rules as they like; a metric must not grow with them.
             self._server.metrics.alerted(alert.rule.name if alert.rule in self._server.rules else "client")
         message = self._tell(channel, alert.fields())
-        for webhook in self._server.webhooks:
-            webhook.post(message)
+        if alert.rule in self._server.rules:  # what clients make up must neither be signed nor fill the queue
+            for webhook in self._server.webhooks:
+                webhook.post(message)
 
     def _flow(self) -> None:
         when, heard = self._flowed

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
+import resource
 import signal
 from contextlib import AsyncExitStack
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit code."""
     logs.configure(options.log_format)
+    _allow_files()
     model = load(options.model, options.device)
     access = ("tokens", "tls_cert", "tls_key", "allow_origin", "allow_agent", "insecure")
     wire = ("alerts", "resume_seconds", "idle_seconds", "max_sessions", "max_speed")
@@ -31,7 +34,17 @@ def run(options: argparse.Namespace) -> int:
     if options.max_sessions is None:
         server.engine.capacity = capacity.capacity(capacity.measure(model))
         log.info("measured capacity: %d streams that speak all the time", server.engine.capacity)
+    # What is loaded by now stays: to look for garbage in it would stop every call for a good part of a second.
+    gc.collect()
+    gc.freeze()
     return asyncio.run(_serve(server, options))
+
+
+def _allow_files() -> None:
+    """Each call is an open file, and the usual limit of a shell is 1024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(server: Server, options: argparse.Namespace) -> int:

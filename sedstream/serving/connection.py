@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from ..audio.resample import Resampler
 from ..errors import BadMessage, SedstreamError
 from .call import Call
-from .protocol import BROKE_PROTOCOL, DISPLACED, DONE, FULL, IDLE, LEFT, REASONS, TOO_SLOW
+from .guarded import GuardedConnection
+from .protocol import BROKE_PROTOCOL, DISPLACED, DONE, FAILED, FULL, IDLE, LEFT, REASONS, TOO_SLOW
 from .requests import Request, Resume, Start
 from .resume import Line
 
@@ -25,9 +27,12 @@ class Connection:
     """One connection. Whatever happens to it stays here; its call may outlive it."""
 
     def __init__(self, server: Server, socket: ServerConnection) -> None:
+        assert isinstance(socket, GuardedConnection)
+        assert socket.visit is not None  # let in at the handshake
         self._server = server
         self._socket = socket
-        self._line = Line(self.cut)
+        self._visit = socket.visit
+        self._line = Line(self.cut, self._visit.token.name)
         self._code: int | None = None  # close with this code once everything was sent
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
@@ -39,7 +44,12 @@ class Connection:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    log.error("a connection failed", exc_info=result, extra={"session": self._line.name})
+                    self._code = FAILED
+            if self._code == FAILED:
+                await self._socket.close(FAILED, REASONS[FAILED])
             if self._code == DISPLACED:
                 await self._socket.close(DISPLACED, REASONS[DISPLACED])
             elif self._gone:
@@ -61,7 +71,7 @@ class Connection:
     def _gone(self) -> bool:
         """The connection ended so that its client will not come back."""
         ending = self._socket.protocol
-        if self._line.call is None or self._code in (TOO_SLOW, BROKE_PROTOCOL, FULL):
+        if self._line.call is None or self._code in (TOO_SLOW, BROKE_PROTOCOL, FAILED, FULL):
             return True
         if ending.close_rcvd is not None and ending.close_rcvd_then_sent:
             return ending.close_rcvd.code in (DONE, LEFT, 1005)
@@ -97,6 +107,8 @@ class Connection:
     async def _obey(self, request: Request) -> None:
         lines, line = self._server.lines, self._line
         if isinstance(request, Start):
+            lines.make_room(self._visit)
+            await asyncio.to_thread(Resampler, request.rate)  # for an odd rate its table takes a while, and is kept
             line.call = Call(self._server, request, line.say, line.name)
             lines.add(line)
             line.say(lines.ready(line))

@@ -1,5 +1,5 @@
 """A WebSocket that gives strangers little: a small head, a short time for it, and no more bytes than their token
-may send."""
+may send; and that lets no client hold up the others, be its packets tiny or its window shut."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ HANDSHAKE_SECONDS = 5.0
 MAX_WAITING = 200
 """Connections that may be there at a time without having been let in; one more ends the oldest, so that slow ones
 cannot keep others out."""
+SLICE = 2048
+"""Bytes that are looked at in one turn of the event loop: a read may bring 32,000 packets of two bytes."""
+IN_A_ROW = 32
+"""Messages that are answered in one turn of the event loop."""
+READ_SECONDS = 30.0
+"""How long a client may take nothing of what waits for it, before its connection is cut."""
 
 
 class GuardedConnection(ServerConnection):
@@ -38,6 +44,9 @@ class GuardedConnection(ServerConnection):
         """Whose session this is, once it was let in."""
         self._waiting = waiting
         self._head = b""
+        self._arrived = bytearray()  # what was not looked at yet
+        self._next: asyncio.Handle | None = None  # the turn that will look at some of it
+        self._full = False  # messages wait: no more are wanted
 
     def let_in(self, visit: Visit) -> None:
         """Serve the client as ``visit``, which ends with the connection."""
@@ -48,6 +57,7 @@ class GuardedConnection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self.recv_messages.pause, self.recv_messages.resume = self._pause, self._resume
         self._waiting[self] = None
         if len(self._waiting) > MAX_WAITING:
             oldest = next(iter(self._waiting))
@@ -56,21 +66,26 @@ class GuardedConnection(ServerConnection):
             oldest.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self.request is None and not self.protocol.eof_sent:
-            self._head += data
-            end = self._head.find(b"\r\n\r\n")
-            if (len(self._head) if end < 0 else end) > MAX_HEAD:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"expected a head of at most {MAX_HEAD} bytes")
-                return
-        super().data_received(data)
-        if self.request is not None:
-            self._head = b""
+        self._arrived += data
+        if self._next is None and not self._full:
+            self._look()
+
+    def eof_received(self) -> None:
+        self._drop()  # of a broken conversation the rest is not needed: who resumes is told what arrived
+        super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._drop()
         self._waiting.pop(self, None)
         if self.visit is not None:
             self.visit.end()
         super().connection_lost(exc)
+
+    async def drain(self) -> None:
+        """As websockets does it, in a limited time: a shut window would hold the connection, and its place, for ever.
+        Raises ``TimeoutError``, upon which websockets cuts the connection."""
+        async with asyncio.timeout(READ_SECONDS):
+            await super().drain()
 
     async def handshake(self, *options: Any, **named: Any) -> None:
         """As websockets does it, in a limited time: HTTP 408 when that is over."""
@@ -85,11 +100,62 @@ class GuardedConnection(ServerConnection):
             raise
 
     async def __aiter__(self) -> AsyncIterator[Data]:
+        count = 0
         async for message in super().__aiter__():
+            count += 1
+            if count % IN_A_ROW == 0:
+                await asyncio.sleep(0)
             if self.visit is not None and (delay := self.visit.wait(len(message), self.loop.time())):
                 with suppress(TimeoutError):  # not asleep when the client goes
                     await asyncio.wait_for(self.wait_closed(), delay)
             yield message
+
+    def _look(self) -> None:
+        """Look at the head, or at one slice of what follows; at the next in the next turn."""
+        self._next = None
+        size = SLICE
+        if self.request is None and not self.protocol.eof_sent:
+            before = self._head[-3:]
+            end = (before + self._arrived).find(b"\r\n\r\n")
+            size = len(self._arrived) if end < 0 else end + 4 - len(before)
+        part = bytes(self._arrived[:size])
+        del self._arrived[:size]
+        self._take(part)
+        self._steer()
+
+    def _take(self, data: bytes) -> None:
+        if self.request is None and not self.protocol.eof_sent:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if (len(self._head) if end < 0 else end) > MAX_HEAD:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"expected a head of at most {MAX_HEAD} bytes")
+                return
+        super().data_received(data)
+        if self.request is not None:
+            self._head = b""
+
+    def _pause(self) -> None:
+        self._full = True
+        self._steer()
+
+    def _resume(self) -> None:
+        self._full = False
+        self._steer()
+
+    def _steer(self) -> None:
+        """Read from the network only when all that arrived was looked at."""
+        if self._arrived and not self._full and self._next is None:
+            self._next = self.loop.call_soon(self._look)
+        if self._arrived or self._full:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def _drop(self) -> None:
+        self._arrived.clear()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         if self.protocol.state is State.CONNECTING and not self.protocol.eof_sent:

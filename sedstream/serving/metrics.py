@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ..engine import Delivery
@@ -115,3 +115,12 @@ class _Gauges(Collector):
             values["sedstream_capacity_streams"] = ("Channels that may be analysed at once.", engine.capacity)
         for name, (text, value) in values.items():
             yield GaugeMetricFamily(name, text, value)
+        hooks = self._server.webhooks
+        told = CounterMetricFamily(
+            "sedstream_webhook_alerts",
+            "Alerts that a webhook's service took, and that it never will.",
+            labels=["outcome"],
+        )
+        told.add_metric(["delivered"], sum(hook.delivered for hook in hooks))
+        told.add_metric(["dropped"], sum(hook.dropped for hook in hooks))
+        yield told

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..audio import pcm
 from ..errors import BadInput, BadMessage
-from .alerts import Rule, parse_rules
+from .alerts import MAX_NAME, Rule, parse_rules
 
 VERSION = 1
 MIN_RATE, MAX_RATE = 8_000, 48_000
@@ -117,6 +117,8 @@ def parse_start(message: Mapping[str, Any]) -> Start | Resume:
     roles = audio.get("roles") or [None] * tracks
     if not isinstance(roles, list) or not all(role is None or isinstance(role, str) for role in roles):
         raise _bad("roles", roles, "a list of names")
+    if any(role is not None and len(role) > MAX_NAME for role in roles):  # each event repeats it
+        raise _bad("roles", roles, f"names of at most {MAX_NAME} characters")
     if len(roles) != tracks:
         raise _bad("roles", roles, f"{tracks} of them")
     latency = message.get("latency")

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import BadMessage
+from .access import Visit
 from .call import Call
 from .outbox import Letter, Outbox
 from .protocol import TOO_SLOW, ServerProtocol
 
 
 class Line:
-    """One client's line. ``cut``: how to end its connection of the moment with a close code; None: it has none."""
+    """One client's line. ``cut``: how to end its connection of the moment with a close code; None: it has none.
+    ``owner``: the name of the token that began it."""
 
-    def __init__(self, cut: Callable[[int], None] | None) -> None:
+    def __init__(self, cut: Callable[[int], None] | None, owner: str) -> None:
+        self.owner = owner
         self.name = uuid.uuid4().hex
         self.token = secrets.token_urlsafe(24)
         self.protocol = ServerProtocol()
@@ -68,6 +71,13 @@ class Lines:
 
     def add(self, line: Line) -> None:
         self._lines[line.token] = line
+
+    def make_room(self, visit: Visit) -> None:
+        """Drop what waits of a token that has as many sessions as it may, the oldest first: or whoever begins and
+        breaks off, over and over, would have all the places of a server."""
+        waiting = [line for line in self.away if line.owner == visit.token.name]
+        while waiting and visit.crowded(len(waiting)):
+            self.drop(waiting.pop(0))
 
     def find(self, token: str) -> Line:
         """The line of a token. Raises ``BadMessage``: the client must start anew."""

@@ -33,6 +33,7 @@ from .protocol import MAX_BINARY
 from .resume import Lines
 from .telephony import mounted
 from .telephony.leg import Legs
+from .telephony.signature import Nonces
 from .tls import Certificate
 from .tokens import Token, TokenFile
 from .watch import Hub, Watcher
@@ -41,6 +42,8 @@ from .webhooks import read_alerts
 PATH = "/v1/stream"
 REFRESH_SECONDS = 1.0
 """How often changed tokens and certificates are looked for, besides at each handshake."""
+PING_SECONDS = 20.0
+"""How often every client is sent a WebSocket ping."""
 REVOKED = 1008
 MAX_SPEED = 20.0
 """Times real time at which a session may be answered: a client that was cut off catches up, a file cannot take all."""
@@ -66,7 +69,7 @@ class Route:
     dialog: Callable[[Server, ServerConnection], Dialog]
     scope: str
     secret: Callable[[Headers], str | None] | None = bearer
-    verify: Callable[[Token, Request], Refusal | None] | None = None
+    verify: Callable[[Server, Token, Request], Refusal | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,7 @@ class Server:
         self.hub = Hub()
         self.lines = Lines(resume_seconds)
         self.legs = Legs(self)
+        self.nonces = Nonces()
         self.idle_seconds = idle_seconds or None
         self.metrics = Metrics(self)
         self.admission = Admission(self)
@@ -165,8 +169,9 @@ class Server:
                 compression=None,  # audio does not compress, and a compressor per connection costs memory
                 max_size=MAX_BINARY,
                 max_queue=8,
-                # Pings keep middle boxes awake, but an answer may wait behind minutes of audio that back-pressure
-                # holds.
+                # Pings keep middle boxes awake and find out who is gone, but an answer may wait behind minutes of audio
+                # that back-pressure holds.
+                ping_interval=PING_SECONDS,
                 ping_timeout=None,
                 close_timeout=2,
                 server_header=None,
@@ -233,7 +238,7 @@ class Server:
             return refusal
         if isinstance(route, Page):
             return None
-        if token is not None and route.verify is not None and (refusal := route.verify(token, request)):
+        if token is not None and route.verify is not None and (refusal := route.verify(self, token, request)):
             return refusal
         if token is None:  # nobody knows yet who it is: it takes no place, but need not wait to hear that there is none
             return self.admission.refusal()
@@ -244,7 +249,10 @@ class Server:
         route = _route(socket)
         token = self.access.authorise(secret, route.scope)
         assert isinstance(socket, GuardedConnection)
-        return self._enter(socket, token, route.scope)
+        refusal = self._enter(socket, token, route.scope)
+        if refusal is not None:
+            self.metrics.refused(refusal.status)
+        return refusal
 
     def _enter(self, socket: GuardedConnection, token: Token | Refusal, scope: str) -> Refusal | None:
         visit = token if isinstance(token, Refusal) else self.access.enter(token, scope)
@@ -260,19 +268,26 @@ class Server:
         await _route(socket).dialog(self, socket).run()
 
     async def _refresh(self) -> None:
-        """Take changed tokens and certificates; end the sessions of tokens that were removed."""
+        """Take changed tokens and certificates; end the sessions of tokens that were removed, as two looks agree: an
+        editor may empty a file before it writes it."""
         assert self._server is not None
+        suspects: set[GuardedConnection] = set()
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
-            if self._certificate is not None:
-                self._certificate.refresh()
-            self.access.refresh()
-            for socket in self._server.connections:
-                if isinstance(socket, GuardedConnection) and socket.visit is not None and socket.visit.revoked:
-                    log.warning("session ended: its token was revoked", extra={"peer": _peer(socket)})
-                    task = asyncio.create_task(socket.close(REVOKED, "token revoked"))
-                    self._closing.add(task)
-                    task.add_done_callback(self._closing.discard)
+            try:
+                if self._certificate is not None:
+                    self._certificate.refresh()
+                self.access.refresh()
+            except Exception:  # or nothing would ever be refreshed again
+                log.exception("not refreshed, what was read last stays in force")
+            found = (c for c in self._server.connections if isinstance(c, GuardedConnection))
+            revoked = {socket for socket in found if socket.visit is not None and socket.visit.revoked}
+            for socket in revoked & suspects:
+                log.warning("session ended: its token was revoked", extra={"peer": _peer(socket)})
+                task = asyncio.create_task(socket.close(REVOKED, "token revoked"))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+            suspects = revoked
 
     def _hand_over(self, deliveries: list[Delivery]) -> None:
         """Engine thread: the one hand-over of a tick."""
@@ -283,8 +298,12 @@ class Server:
         now = self.engine.clock()
         for delivery in deliveries:
             self.metrics.delivered(delivery, now)
-            if connection := self.sessions.get(delivery.session):
-                connection.deliver(delivery)
+            if call := self.sessions.get(delivery.session):
+                try:
+                    call.deliver(delivery)
+                except Exception:  # its own trouble: the others of this tick must get what is theirs
+                    log.exception("a call failed", extra={"session": call.name})
+                    call.fail()
 
 
 def _route(socket: ServerConnection) -> Route:

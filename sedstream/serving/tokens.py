@@ -87,6 +87,11 @@ class TokenFile:
                 found = token
         return found
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all of them."""
+        return frozenset(token.name for token in self._tokens)
+
     def current(self, token: Token) -> Token | None:
         """What the file says now of a token found earlier; None: it was removed."""
         return next((other for other in self._tokens if other.sha256 == token.sha256), None)

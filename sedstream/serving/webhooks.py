@@ -50,14 +50,19 @@ class Webhook:
     """
 
     def __init__(self, url: str, secret: str, *, queued: int = QUEUED, first_delay: float = FIRST_DELAY) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            (parts.hostname or "").encode("idna")
+        except ValueError:  # a port past 65,535, half an IPv6 address, a host name that can be none
+            usable = False
+        if not usable:
             raise BadInput(f"Bad webhook url {url[:80]!r}, expected http:// or https://")
         self.url = url
         self.delivered = self.dropped = 0
         """Alerts that the service took, and those that it never will."""
         self._secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname, parts.port
+        self._host, self._port = str(parts.hostname), parts.port
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._secret = _key(secret)
         self._first_delay = first_delay
@@ -131,7 +136,7 @@ class Webhook:
         try:
             connection.request("POST", self._path, body, headers)
             return connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
+        except Exception as error:  # whatever it is, the alerts behind this one must be delivered
             log.info("webhook: %s", error)
             return 0
         finally:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.resources import files
+
+# From 1.29 on ONNX Runtime writes down what models run, with an id of the machine, and sends it to its makers, unless
+# this is said before it is imported: its disable_telemetry_events() comes too late for the first of it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
@@ -13,6 +18,10 @@ CHUNK = 512
 """Samples that one probability answers for."""
 CONTEXT = 64
 """Samples before the chunk that the network reads as well."""
+GROUP = 8
+"""Sessions that share a call: larger batches gain nothing more."""
+LONG = 10
+"""Chunks from which on a session's own call costs no more than its share of a group's, and leaves Python alone."""
 
 State = NDArray[np.float32]
 
@@ -68,6 +77,12 @@ class Silero:
                     if i == len(chunks[n]) - 1:
                         finals[n] = state[:, row : row + 1].copy()
         return list(zip(probabilities, finals, strict=True))
+
+    def groups(self, counts: Sequence[int]) -> list[list[int]]:
+        """Which of some sessions, by number, should share a call; ``counts``: the chunks of each."""
+        short = [session for session, count in enumerate(counts) if count < LONG]
+        alone = [[session] for session, count in enumerate(counts) if count >= LONG]
+        return alone + [short[n : n + GROUP] for n in range(0, len(short), GROUP)]
 
     def _one(self, chunks: NDArray[np.float32], state: State) -> tuple[NDArray[np.float32], State]:
         feed = {"input": chunks, "h": state[:1], "c": state[1:]}

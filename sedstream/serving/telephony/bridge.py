@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from websockets.exceptions import ConnectionClosed
 
 from ...errors import BadMessage, SedstreamError, Unavailable
+from ..access import Visit
 from ..outbox import LIMIT
-from ..protocol import BROKE_PROTOCOL, DONE, FAILED, IDLE, LEFT, REASONS, TOO_SLOW
+from ..protocol import BROKE_PROTOCOL, DONE, FAILED, FULL, IDLE, LEFT, REASONS, TOO_SLOW
 from .call import Audio, Begin, Dialect, Finish, Gap
 from .leg import Leg, Legs
 
@@ -36,7 +37,7 @@ class Socket(Protocol):
 
 class Bridge:
     """One connection of a platform. ``lasting``: the platform answers before it closes, and when the connection breaks
-    it comes back, with a token of the same ``owner``. ``idle``: seconds without a message after which nobody is there.
+    it comes back, with the token of ``visit``. ``idle``: seconds without a message after which nobody is there.
     ``let_in``: asked with the token of the call's ``Begin``, says why not."""
 
     def __init__(
@@ -46,15 +47,15 @@ class Bridge:
         legs: Legs,
         *,
         lasting: bool = False,
-        owner: str = "",
+        visit: Visit | None = None,
         idle: float | None = None,
-        let_in: Callable[[str | None], str | None] | None = None,
+        let_in: Callable[[str | None], SedstreamError | None] | None = None,
     ) -> None:
         self._socket = socket
         self._dialect = dialect
         self._legs = legs
         self._lasting = lasting
-        self._owner = owner
+        self._visit = visit
         self._idle = idle
         self._let_in = let_in
         self._leg: Leg | None = None
@@ -75,15 +76,17 @@ class Bridge:
             timer.cancel()
             for task in tasks:
                 task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception):
-                    log.error("call %s: the bridge failed", self._stream, exc_info=result)
-                    self._failed = True
+            broken = [r for r in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(r, Exception)]
+            for error in broken:
+                log.error("call %s: the bridge failed", self._stream, exc_info=error)
+                self._failed = True
             if self._leg is not None:
                 if self._lasting and not self._finishing and not self._failed:
                     self._legs.park(self._stream, self._leg)
                 else:
                     self._leg.leave("error" if self._failed else "closed")
+            if broken:
+                await self._socket.close(FAILED, REASONS[FAILED])
 
     async def _read(self) -> None:
         messages = aiter(self._socket)
@@ -106,9 +109,9 @@ class Bridge:
 
     async def _obey(self, command: Begin | Audio | Gap | Finish) -> None:
         if isinstance(command, Begin):
-            if self._let_in is not None and (reason := self._let_in(command.token)) is not None:
-                raise BadMessage("unauthorized", f"Bad token, {reason}")
-            self._leg = self._legs.take(command, self._owner)
+            if self._let_in is not None and (refused := self._let_in(command.token)) is not None:
+                raise refused
+            self._leg = self._legs.take(command, self._visit)
             self._stream = command.stream
             self._leg.tell = self._tell
             self._dialect.begun(self._leg.position)
@@ -150,7 +153,7 @@ class Bridge:
         log.log(logging.WARNING if told.fatal else logging.INFO, "call %s: %s", self._stream, told)
         if not told.fatal:
             return
-        code = FAILED if isinstance(error, Unavailable) else BROKE_PROTOCOL
+        code = FULL if error.code == "full" else FAILED if isinstance(error, Unavailable) else BROKE_PROTOCOL
         reason = f"{told.code}: {told}".encode()[:120].decode(errors="ignore")
         if self._failed:  # it was asked to close, and sent something else that is wrong
             self._close(code, reason)

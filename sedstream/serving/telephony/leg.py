@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import BadInput
 from .. import requests
+from ..access import Visit
 from ..call import Call
 from .aligned import Aligned, Together
 from .call import AGENT, Begin
@@ -97,30 +98,37 @@ class Legs:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._parked: dict[str, tuple[Leg, asyncio.TimerHandle]] = {}
+        self._parked: dict[tuple[str, str], tuple[Leg, asyncio.TimerHandle]] = {}  # by owner and stream
 
-    def take(self, begin: Begin, owner: str) -> Leg:
-        """The call that ``begin`` goes on from, if it still waits for the same ``owner``; otherwise a new one. Raises
-        ``SedstreamError``."""
+    def take(self, begin: Begin, visit: Visit | None) -> Leg:
+        """The call that ``begin`` goes on from, if it still waits for a connection of the same token; otherwise a new
+        one. Raises ``SedstreamError``."""
+        owner = "" if visit is None else visit.token.name
         for stream in reversed(begin.continues):
-            leg, timer = self._parked.get(stream, (None, None))
+            leg, timer = self._parked.get((owner, stream), (None, None))
             if leg is None or timer is None or leg.over:
                 continue
             old = leg.begin
-            if (leg.owner, old.call, old.roles, old.rate) == (owner, begin.call, begin.roles, begin.rate):
+            if (old.call, old.roles, old.rate) == (begin.call, begin.roles, begin.rate):
                 timer.cancel()
-                del self._parked[stream]
+                del self._parked[owner, stream]
                 return leg
+        waiting = [key for key in self._parked if key[0] == owner]
+        while waiting and visit is not None and visit.crowded(len(waiting)):  # as for clients of the wire
+            leg, timer = self._parked[waiting[0]]
+            timer.cancel()
+            self._expire(waiting.pop(0), leg)
         taken = any(call.name == begin.call for call in self._server.sessions.values())
         return Leg(self._server, begin, owner, f"{begin.call}-{uuid.uuid4().hex[:8]}" if taken else begin.call)
 
     def park(self, stream: str, leg: Leg) -> None:
         """A connection broke: the call ends if nobody goes on with it in as long as clients of the wire have."""
         leg.tell = None
-        timer = asyncio.get_running_loop().call_later(self._server.lines.seconds, self._expire, stream, leg)
-        self._parked[stream] = leg, timer
+        key = leg.owner, stream
+        timer = asyncio.get_running_loop().call_later(self._server.lines.seconds, self._expire, key, leg)
+        self._parked[key] = leg, timer
 
-    def _expire(self, stream: str, leg: Leg) -> None:
-        if self._parked.get(stream, (None,))[0] is leg:
-            del self._parked[stream]
+    def _expire(self, key: tuple[str, str], leg: Leg) -> None:
+        if self._parked.get(key, (None,))[0] is leg:
+            del self._parked[key]
         leg.leave("lost")

@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from ...errors import BadMessage
+from ...errors import BadMessage, SedstreamError, Unavailable
 from ..access import Refusal, bearer
 from ..guarded import GuardedConnection
 from ..tokens import Token
@@ -29,9 +29,15 @@ def twilio(server: Server, socket: ServerConnection) -> Bridge:
     assert socket.request is not None
     headers = socket.request.headers
 
-    def let_in(token: str | None) -> str | None:
+    def let_in(token: str | None) -> SedstreamError | None:
         refusal = server.let_in(socket, token or bearer(headers))
-        return refusal.reason if refusal else None
+        if refusal is None:
+            return None
+        if refusal.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return BadMessage("unauthorized", f"Bad token, {refusal.reason}")
+        full = Unavailable(f"Bad time for a call, {refusal.reason}")
+        full.code = "full"
+        return full
 
     return Bridge(socket, Twilio(), server.legs, idle=server.idle_seconds, let_in=let_in)
 
@@ -43,8 +49,7 @@ def audiohook(server: Server, socket: ServerConnection) -> Bridge:
     assert socket.visit is not None  # let in at the handshake
     names = (_first(socket.request.headers, f"Audiohook-{name}-Id") for name in ("Session", "Organization"))
     dialect = AudioHook(*names, allow_agent=server.allow_agent)
-    owner = socket.visit.token.name
-    return Bridge(socket, dialect, server.legs, lasting=True, owner=owner, idle=server.idle_seconds)
+    return Bridge(socket, dialect, server.legs, lasting=True, visit=socket.visit, idle=server.idle_seconds)
 
 
 def api_key(headers: Headers) -> str | None:
@@ -52,14 +57,14 @@ def api_key(headers: Headers) -> str | None:
     return _first(headers, "X-API-KEY")
 
 
-def check_signature(token: Token, request: Request) -> Refusal | None:
+def check_signature(server: Server, token: Token, request: Request) -> Refusal | None:
     """Where a token has a client secret, an AudioHook request must be signed with it."""
     if token.client_secret is None:
         return None
     headers = {name.lower(): ", ".join(request.headers.get_all(name)) for name in request.headers}
     try:
         key = headers.get("x-api-key", "")
-        verify(request.path, headers, {key: base64.b64decode(token.client_secret)}, time.time())
+        verify(request.path, headers, {key: base64.b64decode(token.client_secret)}, time.time(), server.nonces)
     except BadMessage as error:
         return Refusal(HTTPStatus.UNAUTHORIZED, str(error))
     return None

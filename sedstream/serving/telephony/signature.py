@@ -31,17 +31,40 @@ SKEW = 3
 """Seconds that the clocks of both sides may differ."""
 MIN_NONCE = 22
 """Characters: 128 bits of base64."""
+REMEMBERED = MAX_AGE + 2 * SKEW
+"""Seconds after which a signature that was seen could not be used again anyway."""
 _STRING = r'"[\x20\x21\x23-\x5b\x5d-\x7e]*"'  # a Structured Fields string (RFC 8941) that needs no escapes
 _INPUT = re.compile(rf"([a-z*][a-z0-9_.*-]*)=(\((?:{_STRING} *)*\)(?:; *[a-z]+=(?:{_STRING}|\d{{1,15}}))*)")
 _PARAMETER = re.compile(rf"; *([a-z]+)=({_STRING}|\d{{1,15}})")
 
 
-def verify(target: str, headers: Mapping[str, str], secrets: Mapping[str, bytes], now: float) -> str:
+class Nonces:
+    """The nonces of the signatures that came in of late: a request that was overheard opens nothing a second time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str], float] = {}  # until when, the oldest first
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def spend(self, key: str, nonce: str, now: float) -> None:
+        """Use up the nonce of a signature of ``key`` that holds. Raises ``BadMessage`` if it was used before."""
+        while self._seen and next(iter(self._seen.values())) < now:
+            del self._seen[next(iter(self._seen))]
+        if (key, nonce) in self._seen:
+            raise _refused("nonce", "one that was never used")
+        self._seen[key, nonce] = now + REMEMBERED
+
+
+def verify(
+    target: str, headers: Mapping[str, str], secrets: Mapping[str, bytes], now: float, nonces: Nonces | None = None
+) -> str:
     """The API key of a request that may come in.
 
     ``target``: path and query as on the request line. ``headers``: by lower-case name. ``secrets``: client secret of
-    each API key; an empty one asks for no signature. ``now``: seconds since 1970. Raises ``BadMessage`` with code
-    ``unauthorized``, which does not tell an unknown key from a wrong secret.
+    each API key; an empty one asks for no signature. ``now``: seconds since 1970. ``nonces``: those of earlier
+    requests, which must not come again. Raises ``BadMessage`` with code ``unauthorized``, which does not tell an
+    unknown key from a wrong secret.
     """
     key = headers.get("x-api-key", "")
     # An unknown key costs the same work as a known one.
@@ -73,6 +96,8 @@ def verify(target: str, headers: Mapping[str, str], secrets: Mapping[str, bytes]
     signed = hmac.digest(secret or b"nobody", _bytes(base), hashlib.sha256)
     if not hmac.compare_digest(signed, _signature(headers.get("signature", ""), label)) or not secret:
         raise _refused("signature", "that of a known API key and its client secret")
+    if nonces is not None:  # last: only who knows the secret can fill them
+        nonces.spend(key, parameters["nonce"], now)
     return key
 
 
