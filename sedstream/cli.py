@@ -192,9 +192,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--init",
         default=DEFAULT,
-        metavar="MODEL|FILE",
-        help="a cached model, or safetensors of a Whisper encoder, to start from (%(default)s)",
+        metavar="MODEL|NAME|FILE",
+        help="what to start from: a model; a checkpoint of wav2vec 2.0, HuBERT or WavLM, or torchaudio's name of one, "
+        "WAVLM_BASE_PLUS or WAVLM_BASE_PLUS=FILE; with an index.csv safetensors of a Whisper encoder (%(default)s)",
     )
+    train.add_argument("--unfreeze", action="store_true", help="all of a windowed encoder learns, not only its head")
     train.add_argument(
         "--hours", type=_positive, metavar="H", help="of speech to train with (default: 1 to 8 by the labels; 28)"
     )

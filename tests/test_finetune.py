@@ -147,10 +147,12 @@ def test_bad_starts(data: Path, start: Path, tmp_path: Path) -> None:
     windowed = Path(shutil.copytree(start, tmp_path / "windowed"))
     text = (windowed / "manifest.toml").read_text()
     (windowed / "manifest.toml").write_text(text.replace('"cached"', '"windowed"'))
-    with pytest.raises(BadModel, match="expected a cached model: its encoder is windowed"):
+    with pytest.raises(
+        BadModel, match="expected a cached model, or one of the family wav2vec .* it is windowed whisper"
+    ):
         tune(data, tmp_path / "out", init=windowed)
     save_file({"x": torch.zeros(1)}, tmp_path / "raw.safetensors")
-    with pytest.raises(BadModel, match=r"raw\.safetensors', expected a cached model"):
+    with pytest.raises(BadModel, match="Bad checkpoint with 1 tensors"):
         tune(data, tmp_path / "out", init=tmp_path / "raw.safetensors")
     spoilt = Path(shutil.copytree(start, tmp_path / "spoilt"))
     (spoilt / "weights.safetensors").write_bytes(b"no")

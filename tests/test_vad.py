@@ -144,7 +144,7 @@ def test_only_what_is_soft_is_lifted() -> None:
     assert level(0.02 * chunk).max() == pytest.approx(SOFT)
     assert np.array_equal(level(chunk), chunk)  # loud speech is as it is
     assert np.array_equal(level(0.02 * chunk), np.float32(0.02) * chunk)  # and what is soft beside it
-    for _ in range(round(30 / FADE / (CHUNK / 16000))):  # until 30 dB are forgotten
+    for _ in range(round(40 / FADE / (CHUNK / 16000))):  # until 40 dB are forgotten
         faint = level(0.02 * chunk)
     assert faint.max() == pytest.approx(SOFT)
 

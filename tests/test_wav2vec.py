@@ -300,28 +300,3 @@ def test_too_short_a_window() -> None:
     with pytest.raises(BadInput, match="Bad window of 399 samples, expected 400 or more"):
         small()(torch.zeros(1, 399))
     assert small()(torch.zeros(1, 400)).isfinite().all()
-
-
-@torch.inference_mode()
-def test_a_bundle(tmp_path: Path) -> None:
-    """A backbone of torchaudio's by its name, from where torchaudio keeps what it downloaded."""
-    import torchaudio
-
-    bundle = torchaudio.pipelines.WAVLM_BASE_PLUS
-    torch.manual_seed(10)
-    reference = torchaudio.models.wavlm_base().eval()
-    old = torch.hub.get_dir()
-    torch.hub.set_dir(tmp_path)
-    try:
-        (tmp_path / "checkpoints").mkdir()
-        torch.save(reference.state_dict(), tmp_path / "checkpoints" / bundle._path)
-        arguments, tensors = checkpoints.bundle("WAVLM_BASE_PLUS")
-    finally:
-        torch.hub.set_dir(old)
-    assert (arguments["wave"], arguments["outputs"], arguments["norm"]) == ("raw", [12], "group")
-    encoder = Wav2VecEncoder(**arguments).eval()
-    encoder.load_state_dict(tensors)
-    samples = voices(1, 8_000)
-    torch.testing.assert_close(encoder(samples), reference(samples)[0], atol=1e-4, rtol=1e-4)
-    with pytest.raises(BadModel, match="Bad bundle 'nobody', expected one of torchaudio's"):
-        checkpoints.bundle("nobody")

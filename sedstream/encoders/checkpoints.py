@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchaudio.pipelines
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import BadModel, Unavailable
+from ..errors import BadModel
 from .wav2vec import CONVOLUTIONS
 
 HEAD_WIDTH = 64
@@ -134,25 +133,11 @@ def settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def bundle(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """One of torchaudio's pretrained backbones, `WAVLM_BASE_PLUS`, `HUBERT_BASE`, … : the arguments of its
-    `Wav2VecEncoder`, with the last hidden state as output, and its tensors. torchaudio downloads and keeps it.
-
-    Raises:
-        BadModel: there is none of that name.
-        Unavailable: it cannot be downloaded.
-    """
-    found = getattr(torchaudio.pipelines, name, None)
-    if not isinstance(found, torchaudio.pipelines.Wav2Vec2Bundle):
-        raise BadModel(f"Bad bundle {name!r}, expected one of torchaudio's: WAVLM_BASE_PLUS, HUBERT_BASE, …")
-    try:
-        model = found.get_model(dl_kwargs={"weights_only": True})
-    except OSError as error:
-        raise Unavailable(f"Bad connection for bundle {name!r}, expected a download: {error}") from error
-    tensors = convert(model.state_dict())
-    arguments = describe(tensors)
-    wave = "normalised" if getattr(model, "normalize_waveform", False) else "raw"
-    return {**arguments, "outputs": [arguments["layers"]], "wave": wave}, tensors
+def normalises(folder: Path, arguments: Mapping[str, Any]) -> bool:
+    """Whether a pretrained model wants its wave normalised: as `preprocessor_config.json` in a folder says, or else all
+    but WavLM base. `arguments`: what `describe` said of it."""
+    base = arguments["relative"] and arguments["norm"] == "group"
+    return bool(settings(folder / "preprocessor_config.json").get("do_normalize", not base))
 
 
 def _multiplied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

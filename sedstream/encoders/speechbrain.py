@@ -157,7 +157,6 @@ def _wave(folder: Path, settings: Mapping[str, Any], encoder: Mapping[str, Any])
     norm = _arguments(settings, "input_norm") if "input_norm" in settings else {"norm_type": "none"}
     if norm.get("norm_type") not in ("none", "sentence") or norm.get("std_norm", norm["norm_type"] != "none"):
         raise BadModel(f"Bad input_norm {norm} in '{folder}', expected norm_type sentence and std_norm false")
-    base = encoder["relative"] and encoder["norm"] == "group"
-    if checkpoints.settings(folder / "preprocessor_config.json").get("do_normalize", not base):
+    if checkpoints.normalises(folder, encoder):
         return "normalised"
     return "raw" if norm["norm_type"] == "none" else "centred"

@@ -5,13 +5,13 @@ make frames of 20 ms, a transformer reads all of them. Frame *f* hears samples [
 frames of samples has W - 1 frames of features. The answer depends on nothing but the window's samples: the wave and the
 output are normalised over the window alone.
 
-In WavLM the attention between two frames has a bias that is a function of their distance, times a gate that each layer
-computes of the frame that looks.
+WavLM's attention is in `attention`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from torchaudio.models import wav2vec2_model, wavlm_model
 
 from ..errors import BadInput, BadModel
+from .attention import Attend, Flex, GatedAttention, masked, pairs
 
 FIELD = 400
 """Samples that one frame hears."""
@@ -28,6 +29,10 @@ CONVOLUTIONS = ((512, 10), *[(512, 3)] * 4, *[(512, 2)] * 2)
 """Channels and width of the convolutions of all published checkpoints; what hears 400 samples is always 10, 3 3 3 3, 2
 2 wide."""
 WAVES = ("raw", "centred", "normalised")
+FLEX: Flex | None = None
+"""`attention.compiled()` where WavLM's attention is to be FlexAttention; None: SDPA. Measured by `python -m benchmarks
+attention`: on a CPU FlexAttention is no faster, slower in bfloat16, and compiles for 20 s; on a GPU nobody measured it
+yet."""
 
 
 class Wav2VecEncoder(nn.Module):
@@ -131,6 +136,9 @@ class Wav2VecEncoder(nn.Module):
         if relative:
             attention = self.transformer.layers[0].attention
             self.distances = attention._relative_positions_bucket(torch.arange(-reach, reach + 1))
+            for layer in self.transformer.layers:
+                layer.attention = GatedAttention(layer.attention)
+        self.flex = FLEX
 
     @property
     def features(self) -> int:
@@ -165,10 +173,10 @@ class Wav2VecEncoder(nn.Module):
         # torchaudio's flag of the transformer says the opposite of that of its layers.
         if transformer.layer_norm_first:
             x = transformer.layer_norm(x)
-        bias = self._bias(x.shape[1])
+        attend = self._attend(x.shape[1])
         hidden = [x]
         for layer in transformer.layers[: max(self.outputs)]:
-            x, _ = layer(x, None, position_bias=bias)
+            x, _ = layer(x, None, position_bias=attend)
             hidden.append(x)
         if not transformer.layer_norm_first and max(self.outputs) == len(transformer.layers):
             hidden[-1] = transformer.layer_norm(x)
@@ -185,13 +193,12 @@ class Wav2VecEncoder(nn.Module):
         found: torch.dtype = self.projection.projection.weight.dtype
         return found
 
-    def _bias(self, frames: int) -> Tensor | None:
-        """WavLM's bias before its gates, `[1, heads, T, T]`: one for all layers and rows."""
+    def _attend(self, frames: int) -> Attend | None:
+        """WavLM's attention but for its gates: one for all layers and rows."""
         if self.distances is None:
             return None
         # A table of distances, not torchaudio's of places: nothing of it is made on the host, so a graph can hold it.
-        table = self.transformer.layers[0].attention.rel_attn_embed(self.distances)
-        place = torch.arange(frames, device=table.device)
-        distance = (place - place[:, None]).clamp(-self.reach, self.reach) + self.reach
-        bias: Tensor = table[distance].permute(2, 0, 1)[None]
-        return bias
+        table: Tensor = self.transformer.layers[0].attention.rel_attn_embed(self.distances).T
+        if self.flex is not None:
+            return partial(self.flex, table=table)
+        return partial(masked, bias=pairs(table, frames))

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..encoders.cached import CachedEncoder
-from ..encoders.heads import CachedHead
+from ..encoders.heads import CachedHead, FrameHead
+from ..encoders.wav2vec import Wav2VecEncoder
 from ..encoders.whisper import SILENCE
 from .batches import Batch
 from .objective import concordance, emotion_loss
@@ -55,12 +56,14 @@ class Schedule:
 class Learner(nn.Module):
     """Encoder and head as one module."""
 
-    def __init__(self, encoder: CachedEncoder, head: CachedHead) -> None:
+    def __init__(self, encoder: CachedEncoder | Wav2VecEncoder, head: CachedHead | FrameHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.apart = False
         """The head's errors are not the encoder's."""
+        self.fresh = False
+        """The head has learned nothing yet."""
 
     def forward(
         self, samples: Tensor, chunk: int, right: int, loudest: Tensor | None = None

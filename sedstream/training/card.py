@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
+from ..grid import HOP, RATE
 from ..manifest import Manifest
+from .batches import FRAMES
 
 PAGE = """\
 # {name}
@@ -14,7 +16,8 @@ Which emotion appears when, for every 20 ms of speech: {labels}, and arousal and
 
 ## What it is
 
-- **Start**: {start}, a {family} encoder that is {kind}; everything that its card says it cannot do holds here too.
+- **Start**: {start}, a {family} encoder that is {kind}; {inherited}.
+- **Learned**: {learned}.
 - **Licence**: {licence}, that of the start; the recordings may ask for more.
 - **Algorithmic latency**: {plans}.
 
@@ -31,8 +34,8 @@ has several labels, the rest joined of one speaker's utterances), drawn from:
 
 ## How well
 
-Per frame, on the valid recordings, once as they are and once augmented, in the live plan; both models calibrated on the
-same recordings. {recall}
+Per frame, on the valid recordings, once as they are and once augmented, {heard}; calibrated on the same recordings.
+{recall}
 
 | recall % | {start} | {name} |
 |---|---|---|
@@ -54,6 +57,10 @@ emotion recognition be told.
 """
 
 
+INHERITED = "everything that its card says it cannot do holds here too"
+FROZEN = "the head, and how much each layer counts; the encoder is as it was"
+
+
 def card(name: str, start: Manifest, figures: Mapping[str, Any]) -> str:
     """The page of a model of that name, from its start and from what `tune` found out."""
     speech = figures["speech"]
@@ -65,15 +72,20 @@ def card(name: str, start: Manifest, figures: Mapping[str, Any]) -> str:
         labels=", ".join(start.labels),
         family=start.family,
         kind=start.kind,
+        inherited=INHERITED if figures["before"] else "it had no head",
+        learned=FROZEN if figures["frozen"] else "encoder and head",
+        heard="in the live plan" if start.kind == "cached" else f"in windows of {FRAMES * HOP / RATE:.1f} s",
         licence=start.licence,
-        plans=", ".join(f"{key} {plan.latency:.2f} s" for key, plan in start.plans.items()),
+        plans=", ".join(
+            f"{key} {'at the end' if plan.whole else f'{plan.latency:.2f} s'}" for key, plan in start.plans.items()
+        ),
         hours=figures["hours"],
         speech="\n".join(_speech(speech, start.labels)),
         voices=voices,
         recall=_gain(figures),
         figures="\n".join(_figures(figures)),
         temperature=figures["temperature"],
-        limits="\n".join(_limits(speech, start)),
+        limits="\n".join(_limits(figures, start)),
     )
 
 
@@ -85,29 +97,38 @@ def _speech(speech: Mapping[str, Any], labels: tuple[str, ...]) -> list[str]:
 
 
 def _gain(figures: Mapping[str, Any]) -> str:
+    if not figures["before"]:
+        chance = 1 / sum(not isnan(value) for value in figures["recall"].values())
+        return f"Unweighted average recall {100 * figures['uar']:.1f}, by chance {100 * chance:.1f}."
     before, now = figures["before"]["uar"], figures["uar"]
     told = f"Unweighted average recall {100 * before:.1f} before, {100 * now:.1f} after."
     return told if now > before else f"{told} **The start is no worse here: use that.**"
 
 
 def _figures(figures: Mapping[str, Any]) -> list[str]:
-    before = figures["before"]
-    rows = [
-        f"| {label} | {_percent(before['recall'][label])} | {_percent(v)} |" for label, v in figures["recall"].items()
-    ]
-    rows.append(f"| mean | {_percent(before['uar'])} | {_percent(figures['uar'])} |")
-    tracks = figures["concordance"].items()
-    return rows + [f"| concordance of {track} | {before['concordance'][track]:.2f} | {v:.2f} |" for track, v in tracks]
+    before = _column(figures["before"])
+    return [f"| {what} | {before.get(what, '–')} | {value} |" for what, value in _column(figures).items()]
+
+
+def _column(found: Mapping[str, Any] | None) -> dict[str, str]:
+    """A model's figures by name; none of no model."""
+    if not found:
+        return {}
+    column = {label: _percent(value) for label, value in found["recall"].items()} | {"mean": _percent(found["uar"])}
+    return column | {f"concordance of {track}": f"{value:.2f}" for track, value in found["concordance"].items()}
 
 
 def _percent(value: float) -> str:
     return "not in valid" if isnan(value) else f"{100 * value:.1f}"
 
 
-def _limits(speech: Mapping[str, Any], start: Manifest) -> list[str]:
+def _limits(figures: Mapping[str, Any], start: Manifest) -> list[str]:
+    speech = figures["speech"]
     silent = [label for label, minutes in speech["train"]["emotions"].items() if not minutes]
     unheard = [label for label, minutes in speech["valid"]["emotions"].items() if not minutes and label not in silent]
     told = [f"- What {start.name} cannot do, it cannot: see that card."]
+    if not figures["before"]:
+        told = ["- It learned emotions from these recordings alone: what they do not have, it never heard."]
     if silent:
         told.append(
             f"- No recording was labelled {', '.join(silent)}: expect these less than from the start, or wrongly."

@@ -12,8 +12,8 @@ from .tune import tune
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train with the options `data`, `out`, `init`, `hours`, `follow`, `without`, `device`, `seed` and `quiet`, and
-    print the figures on valid."""
+    """Train with the options `data`, `out`, `init`, `hours`, `unfreeze`, `follow`, `without`, `device`, `seed` and
+    `quiet`, and print the figures on valid."""
     data, out = Path(options.data), Path(options.out)
     common = {name: getattr(options, name) for name in ("init", "device", "seed", "quiet")}
     if options.hours is not None:
@@ -27,8 +27,9 @@ def run(options: argparse.Namespace) -> None:
     elif options.follow:
         raise BadInput(f"Bad encoder '{options.follow}' to follow, expected none with the labels of '{data}'")
     else:
-        report = tune(data, out, **common)
-        _show(report["before"], f"valid, {report['init']}")
+        report = tune(data, out, unfreeze=options.unfreeze, **common)
+        if report["before"]:
+            _show(report["before"], f"valid, {report['init']}")
         _show(report, f"valid, {out.resolve().name}")
     print(f"{report['minutes']} minutes; written to {out}")
 

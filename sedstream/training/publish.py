@@ -32,7 +32,7 @@ def _literal(value: Value) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, Sequence):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def publish(folder: Path, table: Table, encoder: nn.Module, head: nn.Module) -> Path:

@@ -19,7 +19,7 @@ from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..encoders.whisper import WhisperEncoder
 from ..errors import BadInput
-from ..manifest import DEFAULT, Manifest
+from ..manifest import DEFAULT
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
 from .brain import Diarizer, Learner, Schedule, answer
 from .concatenations import Speakers
@@ -83,6 +83,7 @@ def train(
     encoder: Mapping[str, Any] = ENCODER,
     head: Mapping[str, Any] = HEAD,
     settings: Mapping[str, Any] = SETTINGS,
+    learner: Learner | None = None,
     quiet: bool = False,
     **schedule: float,
 ) -> dict[str, Any]:
@@ -100,14 +101,15 @@ def train(
         workers: processes that read and augment; 0: this one.
         name: of the model, in its manifest.
         without: names of corpora to leave out.
-        encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`.
+        encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
+        learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         quiet: show no progress.
         schedule: numbers of `Schedule` other than `steps`; `encoder_rate` 0: only the head learns.
 
     Returns:
         Figures on the valid split: recall per class, unweighted average recall, concordance, temperature; those of the
-        model that it started from as `start`.
+        model that it started from, if it had a head, as `start`.
 
     Raises:
         BadInput: the data cannot be read, or a split has nothing of it.
@@ -125,12 +127,14 @@ def train(
     epochs = max(1, round(hours / every))
 
     torch.manual_seed(seed)
-    learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
-    teacher = _start(learner, init, follow, encoder, head, source)
-    start = None if _whisper(init) or not _alike(cached(init), head) else copy.deepcopy(learner).eval()
-    learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
-    if schedule.get("encoder_rate") == 0:
-        learner.encoder.requires_grad_(False)
+    teacher = None
+    if learner is None:
+        learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
+        teacher = _start(learner, init, follow, encoder, head, source)
+        learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
+        if schedule.get("encoder_rate") == 0:
+            learner.encoder.requires_grad_(False)
+    start = None if learner.fresh else copy.deepcopy(learner).eval()
     counter = EpochCounter(epochs)
     brain = Diarizer(
         learner,
@@ -184,14 +188,6 @@ def _context(workers: int) -> str | None:
     return "fork" if workers else None
 
 
-def _whisper(init: str | Path) -> bool:
-    return Path(init).suffix == ".safetensors"
-
-
-def _alike(manifest: Manifest, head: Mapping[str, Any]) -> bool:
-    return manifest.head == {key: value for key, value in head.items() if key != "dropout"}
-
-
 def _start(
     learner: Learner,
     init: str | Path,
@@ -201,11 +197,14 @@ def _start(
     source: Source,
 ) -> Teacher | None:
     """Fill the learner from `init`, a head of another shape than the one there left as it is; what it follows."""
-    if not _whisper(init):
+    from_whisper = Path(init).suffix == ".safetensors"
+    learner.fresh = True
+    if not from_whisper:
         manifest = cached(init)
         tensors = read_tensors(manifest.weights)
         fill(learner.encoder, tensors, manifest.weights)
-        if _alike(manifest, head):
+        if manifest.head == {key: value for key, value in head.items() if key != "dropout"}:
+            learner.fresh = False
             heads = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
             fill(learner.head, heads, manifest.weights)
         if follow is None:
@@ -219,8 +218,8 @@ def _start(
     fill(whisper, tensors, file)
     whisper.eval().requires_grad_(False)
     sounds = [Batches(source, 0, SOUNDS)[n].clean for n in range(SOUNDS)]
-    if _whisper(init):
-        without_positions(learner.encoder, whisper, torch.cat(sounds[:2]))
+    if from_whisper:
+        without_positions(cast(CachedEncoder, learner.encoder), whisper, torch.cat(sounds[:2]))
     return Teacher(whisper, sounds)
 
 

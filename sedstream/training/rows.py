@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import BadInput
 from ..grid import HOP, RATE
 from ..scoring.formats import seconds_of
-from ..scoring.labels import vocabulary
+from ..scoring.labels import ALIASES, EMOTIONS, SILENCE, vocabulary
 from ..scoring.sheet import SECOND, ticks
 
 NAME = "labels.csv"
@@ -58,6 +58,19 @@ def find_table(data: Path) -> Path | None:
     if len(found) > 1:
         raise BadInput(f"Bad data folder '{data}' with {', '.join(p.name for p in found)}, expected one, or a {NAME}")
     return found[0] if found else None
+
+
+def emotions(table: Path) -> tuple[str, ...]:
+    """The emotions that occur in a CSV, by their usual names where they have one: those of `EMOTIONS` come first.
+
+    Raises:
+        BadInput: the file cannot be read, or has fewer than two.
+    """
+    told = {fields["emotion"].lower() for _, fields in _lines(table)} - ABSENT - SILENCE
+    found = {ALIASES.get(name, name) for name in told}
+    if len(found) < 2:
+        raise BadInput(f"Bad labels '{table}' with {''.join(found) or 'no emotion'} alone, expected two or more")
+    return tuple(name for name in EMOTIONS if name in found) + tuple(sorted(found.difference(EMOTIONS)))
 
 
 def read_rows(table: Path, labels: Sequence[str]) -> list[Row]:

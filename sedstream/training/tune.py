@@ -8,19 +8,22 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..errors import BadInput
 from ..grid import HOP, RATE
 from ..manifest import DEFAULT, Manifest
-from ..zoo import load as load_model
 from . import labelled
+from .backbones import begin
 from .batches import FRAMES, ROWS
 from .card import card
 from .corpora import Corpora
 from .recipe import HEAD, train
-from .start import cached
 
 HEAD_RATE, ENCODER_RATE = 3e-4, 3e-5
 """Highest learning rates: a fifth of those that the start was trained with."""
+NEW_HEAD_RATE, LAYERS_RATE = 1.5e-3, 1e-2
+"""Those of a head that begins with nothing, and of the weights of an encoder's layers where the rest of it rests."""
 TIMES, LEAST, MOST = 10.0, 1.0, 8.0
 """Hours of training for each labelled hour, and at least and at most."""
 CHECKPOINTS = 4
@@ -32,6 +35,7 @@ def tune(
     *,
     init: str | Path = DEFAULT,
     hours: float | None = None,
+    unfreeze: bool = False,
     seed: int = 1,
     device: str = "cpu",
     workers: int = 2,
@@ -40,39 +44,44 @@ def tune(
 ) -> dict[str, Any]:
     """Fine-tune a model on a labelled folder; goes on where it was interrupted.
 
-    Labels, plans, VAD and decoder remain those of the start. `out` gets manifest.toml, the weights, metrics.json and
-    CARD.md; its name is the model's.
+    Labels, plans, VAD and decoder remain those of the start; a start without a head for frames gets one, for the
+    emotions that the labels name. `out` gets manifest.toml, the weights, metrics.json and CARD.md; its name is the
+    model's.
 
     Args:
         data: folder with labels.csv and the recordings that it names (see `rows` and `labelled`).
         out: model folder to write; what training needs meanwhile goes to `out/training`.
-        init: a cached model's name or folder.
+        init: see `backbones.begin`.
         hours: of augmented speech to train with; None: ten times what is labelled, from 1 to 8.
+        unfreeze: of a windowed start all learns, not only the head and the weights of the layers.
         seed, device, workers, quiet, schedule: as of `recipe.train`.
 
     Returns:
-        What metrics.json holds: the figures of `recipe.train`, `before` those of the start on the same speech, and
-        `speech`, what was learned from.
+        What metrics.json holds: the figures of `recipe.train`, `before` those of the start on the same speech (None: it
+        had no head), `frozen`, whether its encoder was, and `speech`, what was learned from.
 
     Raises:
         BadInput: the labels or a recording cannot be used, or `out` holds another training.
-        BadModel: the start is no cached model, or not whole.
+        BadModel: the start is none of these, or not whole.
+        Unavailable: the start cannot be downloaded.
     """
-    start = cached(init)
-    load_model(start)  # says what is wrong with it, if anything
+    table = labelled.table_of(data)
+    torch.manual_seed(seed)
+    start, learner = begin(init, table, unfreeze=unfreeze, quiet=quiet)
+    frozen = learner is not None and not unfreeze
     name = out.resolve().name
     if out.resolve() == start.folder.resolve():
         raise BadInput(f"Bad folder '{out}' to write, expected another one than that of the start")
     work = out / "training"
     corpora = labelled.load(data, work / "speech", start.labels, workers=workers)
-    _claim(labelled.table_of(data), work, start, seed)
+    _claim(table, work, start, seed, frozen)
     speech = account(corpora, start.labels)
     if hours is None:
         hours = min(MOST, max(LEAST, TIMES * speech["train"]["minutes"] / 60))
     steps = max(1.0, hours * 3600 * RATE / (FRAMES * ROWS * HOP))
     rates: dict[str, Any] = {
-        "head_rate": HEAD_RATE,
-        "encoder_rate": ENCODER_RATE,
+        "head_rate": NEW_HEAD_RATE if learner is not None and learner.fresh else HEAD_RATE,
+        "encoder_rate": LAYERS_RATE if frozen else ENCODER_RATE,
         "average": max(0.8, min(0.998, 1 - 10 / steps)),
     }
     report = train(
@@ -88,12 +97,13 @@ def tune(
         encoder=start.encoder,
         head={**start.head, "dropout": HEAD["dropout"]},
         settings=_settings(start),
+        learner=learner,
         quiet=quiet,
         **(rates | schedule),
     )
-    before = report.pop("start")
+    before = report.pop("start", None)
     figures = {**report, "hours": round(hours, 2), "init": f"{start.name} {start.version}", "before": before}
-    figures["speech"] = speech
+    figures |= {"frozen": frozen, "speech": speech}
     (out / "metrics.json").write_text(json.dumps(_finite(figures), indent=1) + "\n", encoding="utf-8")
     (out / "CARD.md").write_text(card(name, start, figures), encoding="utf-8")
     return figures
@@ -132,14 +142,15 @@ def _settings(start: Manifest) -> dict[str, Any]:
     }
 
 
-def _claim(table: Path, work: Path, start: Manifest, seed: int) -> None:
+def _claim(table: Path, work: Path, start: Manifest, seed: int, frozen: bool) -> None:
     """Note what is trained: a checkpoint of another start or of other labels must not be taken up."""
-    now = {"start": start.sha256, "labels": sha256(table.read_bytes()).hexdigest(), "seed": seed}
+    labels = sha256(table.read_bytes()).hexdigest()
+    now = {"start": start.sha256, "labels": labels, "seed": seed, "frozen": frozen}
     note = work / "tune.json"
     if (work / "checkpoints").is_dir() and (not note.is_file() or json.loads(note.read_text("utf-8")) != now):
         raise BadInput(
             f"Bad folder '{work.parent}' to write, expected none of a training from another start, other labels or "
-            f"another seed: remove '{work}' to begin anew"
+            f"another seed, or with another part frozen: remove '{work}' to begin anew"
         )
     note.write_text(json.dumps(now), encoding="utf-8")
 

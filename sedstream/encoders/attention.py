@@ -1,0 +1,87 @@
+"""WavLM's attention, two ways to the same numbers.
+
+The score of two frames has a bias that is a function of their distance, times a gate that each layer computes of the
+frame that looks (Chen et al., "WavLM", 2022). `masked` writes the gated bias of all pairs down for a layer and adds it
+by SDPA; `flex` looks it up inside the kernel that FlexAttention makes of it (Dong et al., "Flex Attention", 2024), and
+never writes it down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
+from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values `[B, heads, T, width]` and gates `[B, heads, T]` -> `[B, heads, T, width]`."""
+Flex: TypeAlias = Callable[..., Tensor]
+"""The same, of a `table` `[heads, 2·reach + 1]` of biases by distance as well."""
+ALIGNED = 8
+"""Rows of a mask begin at multiples of this many numbers: SDPA's kernel on a GPU copies one of which they do not."""
+
+
+def pairs(table: Tensor, frames: int) -> Tensor:
+    """Biases by distance `[heads, 2·reach + 1]` -> of all pairs, `[1, heads, T, T or up to 7 more]`."""
+    reach = table.shape[1] // 2
+    key = torch.arange(-(-frames // ALIGNED) * ALIGNED, device=table.device)
+    distance = (key - key[:frames, None]).clamp(-reach, reach) + reach
+    return table[:, distance][None]
+
+
+def masked(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+    """By SDPA, with the `bias` that `pairs` gives."""
+    mask = gate[..., None] * bias
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[..., : k.shape[2]])
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, table: Tensor) -> Tensor:
+    """By FlexAttention, as a `Flex`; slow unless it is compiled."""
+    reach = table.shape[1] // 2
+
+    def gated(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        distance = (key - query).clamp(-reach, reach) + reach
+        return score + gate[batch, head, query] * table[head, distance]
+
+    answer = flex_attention(q, k, v, score_mod=gated)
+    return answer if isinstance(answer, Tensor) else answer[0]
+
+
+@cache
+def compiled() -> Flex:
+    """`flex` as one kernel, made anew for each shape, of at most eight: by Triton on a GPU, by a C++ compiler on a
+    CPU."""
+    made: Flex = torch.compile(flex, dynamic=False)
+    return made
+
+
+class GatedAttention(nn.Module):
+    """torchaudio's self-attention of a WavLM, with its parameters under the same names; how queries, keys, values and
+    gates become an answer comes as the ``position_bias`` that its layer hands on."""
+
+    def __init__(self, theirs: WavLMSelfAttention) -> None:
+        super().__init__()
+        self.heads = theirs.num_heads
+        self.attention = theirs.attention
+        self.rel_attn_embed = theirs.rel_attn_embed
+        self.gru_rel_pos_linear = theirs.gru_rel_pos_linear
+        self.gru_rel_pos_const = theirs.gru_rel_pos_const
+
+    def forward(
+        self, x: Tensor, *, position_bias: Attend, attention_mask: None = None, key_padding_mask: None = None
+    ) -> tuple[Tensor, Attend]:
+        """`[B, T, width]` -> `[B, T, width]`, and what was handed in."""
+        shape = (*x.shape[:2], self.heads, -1)
+        # Of a head's eight numbers four are summed to each of two gates.
+        eight = self.gru_rel_pos_linear(x.view(shape).transpose(1, 2))
+        update, reset = eight.view(*eight.shape[:3], 2, 4).sum(-1).sigmoid().unbind(-1)
+        gate = update * (reset * self.gru_rel_pos_const[..., 0] - 1.0) + 2.0
+        projected = F.linear(x, self.attention.in_proj_weight, self.attention.in_proj_bias)
+        q, k, v = (part.view(shape).transpose(1, 2) for part in projected.chunk(3, -1))
+        answer = position_bias(q, k, v, gate).transpose(1, 2).flatten(2)
+        return self.attention.out_proj(answer), position_bias
