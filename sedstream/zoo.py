@@ -27,6 +27,7 @@ from .encoders.whisper import WhisperEncoder
 from .errors import BadInput, BadModel
 from .grid import HOP, RATE, Plan
 from .manifest import DEFAULT, File, Manifest, digest, find
+from .ringed import RingedNetwork
 from .speech.silero import Silero
 
 FAMILIES: dict[tuple[str, str], tuple[type[nn.Module], type[nn.Module], type[Network]]] = {
@@ -114,8 +115,9 @@ class Model:
         """A batch of so many rows did not fit in memory."""
         if self.device.type == "cuda":
             self._most = max(1, next(size for size in BUCKETS if size >= rows) // 2)
-            self._network.release()
-            torch.cuda.empty_cache()
+            with torch.cuda.device(self.device):
+                self._network.release()
+                torch.cuda.empty_cache()
 
     def _part(self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan) -> tuple[Tensor, Tensor, list[Any]]:
         if self.device.type != "cpu":
@@ -154,16 +156,22 @@ def one_core() -> None:
     torch.set_num_threads(1)
 
 
-def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision: str = "auto") -> Model:
+def load(
+    model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision: str = "auto", rings: bool = False
+) -> Model:
     """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's.
 
     ``precision``: ``float32``, ``bfloat16``, ``float16``, or ``auto``: 16 bits where the device is made for them and
-    the family does not suffer. Raises ``BadModel``, and ``BadInput`` for an unusable device or precision.
+    the family does not suffer. ``rings``: the samples of the sessions of a windowed model stay on the GPU, and only
+    new ones travel there, as 16 bits. Raises ``BadModel``, and ``BadInput`` for an unusable device, precision, or use
+    of rings.
     """
     if precision not in PRECISIONS:
         raise BadInput(f"Bad precision {precision!r}, expected {', '.join(PRECISIONS)}")
     manifest = model if isinstance(model, Manifest) else find_any(model)
     where = _device(device)
+    if rings and (where.type == "cpu" or manifest.kind != "windowed"):
+        raise BadInput(f"Bad rings for a {manifest.kind} model on {where.type}, expected a windowed one on cuda")
     manifest.verify()
     network = _network(manifest)
     if manifest.format not in FORMATS:
@@ -181,7 +189,7 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision:
         network.shorten()
     elif where.type == "cuda" and precision != "float32":
         network.halve(PRECISIONS[precision])
-    return Model(manifest, network, where)
+    return Model(manifest, RingedNetwork(network) if rings else network, where)
 
 
 def find_any(model: str | Path) -> Manifest:
