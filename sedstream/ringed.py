@@ -52,7 +52,8 @@ class RingedNetwork(Network):
         if plan.whole:
             if self._normalise:
                 samples = F.layer_norm(samples, samples.shape[1:], eps=EPSILON)
-            return self.network(samples, plan, before)
+            answer: Answer = self.network(samples, plan, before)
+            return answer
         if plan not in self._rings:
             rings = Rings(FEW, (plan.window + plan.step) * HOP, device=samples.device)
             self._rings[plan] = Slots([], samples.device, rings.grow), rings
