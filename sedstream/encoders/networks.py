@@ -163,6 +163,10 @@ class CachedNetwork(Network):
         self._slots: dict[int, Slots] = {}  # by the look-ahead, on which the size of a memory depends
         self._step = Graphs(self._step_slots)
 
+    def train(self, mode: bool = True) -> CachedNetwork:
+        self._step.clear()  # captures read the encoder's tables, which are about to go
+        return super().train(mode)
+
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
         return (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
 
