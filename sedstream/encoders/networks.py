@@ -4,7 +4,7 @@ then."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,10 @@ class Network(nn.Module):
 
     def release(self) -> None:
         """Memory is short: give back what is held only for speed."""
+
+    def train(self, mode: bool = True) -> Self:
+        self.release()  # captures read weights and tables where they were
+        return super().train(mode)
 
 
 class WindowedNetwork(Network):
@@ -162,10 +166,6 @@ class CachedNetwork(Network):
         self.head = head
         self._slots: dict[int, Slots] = {}  # by the look-ahead, on which the size of a memory depends
         self._step = Graphs(self._step_slots)
-
-    def train(self, mode: bool = True) -> CachedNetwork:
-        self._step.clear()  # captures read the encoder's tables, which are about to go
-        return super().train(mode)
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
         return (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
