@@ -78,8 +78,8 @@ class Model:
         spread: Spread = map,
         before: Sequence[Before] | None = None,
     ) -> tuple[Array, Array, list[Any]]:
-        """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]``, arousal and valence ``[B, step,
-        2]`` f32 (NaN from a model that does not tell them), and what each session remembers now.
+        """Blocks ``[B, plan.window·320]`` f32, or B rows -> log-probabilities ``[B, step, C]``, arousal and valence
+        ``[B, step, 2]`` f32 (NaN from a model that does not tell them), and what each session remembers now.
 
         For a whole plan blocks ``[B, n]`` of any length; the answer is as many frames as the encoder makes of them.
 
