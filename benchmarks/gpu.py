@@ -10,80 +10,25 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
-from numpy.typing import NDArray
 
 import sedstream
-from sedstream.encoders.heads import LinearHead
-from sedstream.encoders.networks import OverlappingNetwork
-from sedstream.encoders.wav2vec import Wav2VecEncoder
 from sedstream.grid import HOP, RATE, Plan, seconds
-from sedstream.manifest import Manifest, find
+from sedstream.manifest import DEFAULT, find
 from sedstream.zoo import Model
 
+from . import steps
 from .report import write
-from .speed import DEMO
+from .wavlm import BASE_PLUS, LARGE, TICKS, TINY, WINDOW, build, forget, speech, ticks
 
-LARGE = {
-    "width": 1024, "heads": 16, "layers": 24, "hidden": 4096, "outputs": [24], "relative": True, "norm": "layer",
-    "first": True, "wave": "normalised", "together": True,
-}  # fmt: skip
-BASE_PLUS = {"width": 768, "heads": 12, "layers": 12, "hidden": 3072, "outputs": [12], "relative": True}
-TINY = {
-    "relative": True, "width": 64, "heads": 4, "layers": 2, "hidden": 96, "outputs": [2], "positions": 16, "groups": 4,
-}  # fmt: skip
 GOALS = {"WavLM-large": 800, "WavLM-base+": 3_000}
-WINDOW = Plan(218, 24, 8)
-"""5 s, every 0.48 s."""
 BATCH = Plan(150, 480, 50)
 """Of recordings: windows of 13.6 s of which 9.6 s are answered."""
-TICKS = 20
-"""Of which the second slowest stands for p99."""
 LIMIT = 0.5
 """Seconds that a tick may take."""
-
-Array = NDArray[np.float32]
-
-
-def build(arguments: dict[str, Any], device: str, dtype: torch.dtype) -> Model:
-    """A model of this shape with random weights, the same for the same shape."""
-    torch.manual_seed(0)
-    encoder = Wav2VecEncoder(**arguments)
-    network = OverlappingNetwork(encoder, LinearHead(labels=4, features=encoder.features)).eval()
-    if dtype != torch.float32:
-        network.halve(dtype)
-    return Model(manifest(), network, torch.device(device))
-
-
-def manifest() -> Manifest:
-    """That of SpeechBrain's model: labels, plans, decoder."""
-    return replace(find("wavlm-large-sed"), plans={"live": WINDOW})
-
-
-def speech(count: int, samples: int, first: int = 0) -> Array:
-    """Recorded speech repeated for ever, another stretch of it for each row, from a sample on: ``[count, samples]``."""
-    clips = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in sorted(DEMO.glob("*.flac"))])
-    starts = np.arange(count) * 977 + first
-    return clips[(starts[:, None] + np.arange(samples, dtype=np.int32)) % len(clips)]
-
-
-def ticks(model: Model, plan: Plan, count: int, times: int = TICKS) -> list[float]:
-    """Seconds that a block of each of ``count`` sessions takes, again and again, model alone."""
-    before: list[Any] = [(None, False)] * count
-    took = []
-    for number in range(times + 2):
-        blocks = speech(count, plan.window * HOP, number * plan.step * HOP)
-        began = time.perf_counter()
-        _, _, memories = model(blocks, plan, before=before)
-        took.append(time.perf_counter() - began)
-        before = [(memory, True) for memory in memories]
-    return took[2:]  # the first ones begin, choose kernels and capture
 
 
 def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, float]:
@@ -159,7 +104,7 @@ def speechbrain(arguments: dict[str, Any], device: str, samples: int, rows: int)
         },
         run_opts={"device": device},
     ).eval()
-    audio = torch.from_numpy(speech(rows, samples))
+    audio = torch.from_numpy(np.stack(speech(rows, samples)))
     names = [str(n) for n in range(rows)]
     with torch.inference_mode():
         best = best_of(lambda: peer.diarize_batch(audio, torch.ones(rows), names))
@@ -204,24 +149,12 @@ def work(arguments: dict[str, Any], frames: int) -> float:
     return total + 2 * frames * layers * layer
 
 
-@contextmanager
-def without_graphs(model: Model) -> Iterator[Model]:
-    """The same model, every kernel launched by itself."""
-    network: Any = model._network
-    old = network._extract, network._answer
-    network._extract, network._answer = (graphs._function for graphs in old)
-    try:
-        yield model
-    finally:
-        network._extract, network._answer = old
-
-
 def same(model: Model, other: Model, rows: int) -> tuple[bool, float]:
     """Whether a session has the same numbers in a full batch wherever it stands; label agreement with another
     precision."""
     blocks = speech(rows, WINDOW.window * HOP)
     scores = model(blocks, WINDOW)[0]
-    turned = model(np.ascontiguousarray(blocks[::-1]), WINDOW)[0][::-1]
+    turned = model(blocks[::-1], WINDOW)[0][::-1]
     agree = (other(blocks, WINDOW)[0].argmax(-1) == scores.argmax(-1)).mean()
     return bool(np.array_equal(scores, turned)), float(agree)
 
@@ -251,9 +184,10 @@ def measure(
     yield from ("| sessions, 5 s windows every 0.48 s | hold | p99 of a tick | goal |", "|---|---|---|---|")
     for name, shape in shapes.items():
         count, took = sessions(build(shape, device, half), WINDOW, most, times)
+        forget()
         yield f"| {name}, bf16 | {count} | {took * 1e3:.0f} ms | {GOALS[name]} |"
-    default = sedstream.load(device=device)
-    count, took = sessions(default, default.manifest.plan("live"), most, times)
+    count, took = sessions(sedstream.load(device=device), find(DEFAULT).plan("live"), most, times)
+    forget()
     yield f"| default model, plan live | {count} | {took * 1e3:.0f} ms | 10000 |"
 
     shape = shapes["WavLM-large"]
@@ -275,16 +209,10 @@ def measure(
     yield f"A session among {rows - 1}: {'exactly' if exact else 'not exactly'} the same wherever it stands."
     yield f"fp32 and bf16 agree in {agree:.2%} of the labels."
 
-    shape = {**shape, "wave": "raw"}
-    yield from ("", f"| step, {rows} sessions, wave not normalised | ms a tick |", "|---|---|")
-    with without_graphs(build(shape, device, torch.float32)) as plain:
-        yield f"| fp32 | {1e3 * min(ticks(plain, WINDOW, rows, times)):.1f} |"
-    with without_graphs(build(shape, device, half)) as plain:
-        yield f"| bf16 | {1e3 * min(ticks(plain, WINDOW, rows, times)):.1f} |"
-    graphs = build(shape, device, half)
-    yield f"| bf16, graphs | {1e3 * min(ticks(graphs, WINDOW, rows, times)):.1f} |"
-    kept = build({**shape, "cached": True}, device, half)
-    yield f"| bf16, graphs, convolutions remembered | {1e3 * min(ticks(kept, WINDOW, rows, times)):.1f} |"
+    del model
+    forget()
+    yield ""
+    yield from steps.table(shape, device, rows, min(times, 5))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ class Rings:
         """Samples that a ring holds."""
         return self.samples.shape[1]
 
+    def grow(self, slots: int) -> None:
+        """As many rings as that; the first ones keep what they hold."""
+        larger = self.samples.new_zeros(slots, self.capacity)
+        larger[: len(self.samples)] = self.samples
+        self.samples = larger
+
     def write(self, slots: Tensor, starts: Tensor, packets: Tensor) -> None:
         """Put ``packets`` ``[B, n]`` (int16 or uint8) into ``slots`` ``[B]``, the first sample being number ``starts``
         ``[B]`` (int64) of its session. All on the device; a CUDA graph may capture it."""

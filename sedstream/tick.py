@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-import numpy as np
-
 from .block import Block
 from .stream import Stream
 from .zoo import Model, Spread
@@ -32,7 +30,7 @@ def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
     for plan, size in {(block.plan, len(block.samples)): None for _, block in spoken}:
         rows = [(stream, block) for stream, block in spoken if (block.plan, len(block.samples)) == (plan, size)]
         before = [(block.memory, block.follows) for _, block in rows]
-        scores, affect, memories = model(np.stack([block.samples for _, block in rows]), plan, spread, before)
+        scores, affect, memories = model([block.samples for _, block in rows], plan, spread, before)
         for n, (stream, _) in enumerate(rows):
             stream.push(scores[n], affect[n], memories[n])
     return len(ready)

@@ -20,11 +20,14 @@ from .encoders.batches import halving
 from .encoders.cached import CachedEncoder
 from .encoders.heads import CachedHead, FrameHead, LinearHead
 from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
+from .encoders.slots import IDLE
+from .encoders.transfers import Transfers
 from .encoders.wav2vec import Wav2VecEncoder
 from .encoders.whisper import WhisperEncoder
 from .errors import BadInput, BadModel
 from .grid import HOP, RATE, Plan
 from .manifest import DEFAULT, File, Manifest, digest, find
+from .ringed import RingedNetwork
 from .speech.silero import Silero
 from .speech.silero_torch import SileroTorch
 
@@ -66,13 +69,18 @@ class Model:
         self.device = device
         self.silero = Silero() if device.type == "cpu" else SileroTorch(device)
         self._network = network.to(device).eval()
+        self._transfers = Transfers(device)
         self._most = BUCKETS[-1]  # rows of a batch on a GPU: less than that since its memory did not hold more
 
     def __call__(
-        self, blocks: Array, plan: Plan, spread: Spread = map, before: Sequence[Before] | None = None
+        self,
+        blocks: Array | Sequence[Array],
+        plan: Plan,
+        spread: Spread = map,
+        before: Sequence[Before] | None = None,
     ) -> tuple[Array, Array, list[Any]]:
-        """Blocks ``[B, plan.window·320]`` f32 -> log-probabilities ``[B, step, C]``, arousal and valence ``[B, step,
-        2]`` f32 (NaN from a model that does not tell them), and what each session remembers now.
+        """Blocks ``[B, plan.window·320]`` f32, or B rows -> log-probabilities ``[B, step, C]``, arousal and valence
+        ``[B, step, 2]`` f32 (NaN from a model that does not tell them), and what each session remembers now.
 
         For a whole plan blocks ``[B, n]`` of any length; the answer is as many frames as the encoder makes of them.
 
@@ -89,14 +97,16 @@ class Model:
         parts = [order[n : n + size] for n in range(0, len(order), size)]
         answers = (spread if cpu else map)(
             lambda rows: halving(
-                lambda some: self._part(blocks[some], [before[n] for n in some], plan), rows, self._less
+                lambda some: self._part([blocks[n] for n in some], [before[n] for n in some], plan), rows, self._less
             ),
             parts,
         )
         scores, affect, memories = zip(*(answer for part in answers for answer in part), strict=True)
+        self._transfers.wait()  # the one time that the host waits for all of a GPU's answers
         back = np.argsort(order)
         together = [memory for part in memories for memory in part]
-        return np.concatenate(scores)[back], np.concatenate(affect)[back], [together[n] for n in back]
+        found = [np.concatenate([part.numpy() for part in answer])[back] for answer in (scores, affect)]
+        return found[0], found[1], [together[n] for n in back]
 
     def rows(self, plan: Plan) -> int:
         """How many blocks of a plan cost a core no more than one: those that share a batch."""
@@ -106,12 +116,14 @@ class Model:
         """A batch of so many rows did not fit in memory."""
         if self.device.type == "cuda":
             self._most = max(1, next(size for size in BUCKETS if size >= rows) // 2)
-            self._network.release()
-            torch.cuda.empty_cache()
+            with torch.cuda.device(self.device):
+                self._network.release()
+                torch.cuda.empty_cache()
 
-    def _part(self, blocks: Array, before: Sequence[Before], plan: Plan) -> tuple[Array, Array, list[Any]]:
+    def _part(self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan) -> tuple[Tensor, Tensor, list[Any]]:
         if self.device.type != "cpu":
-            return self._batch(blocks, before, plan, next(size for size in BUCKETS if size >= len(blocks)))
+            with torch.cuda.device(self.device):
+                return self._batch(blocks, before, plan, next(size for size in BUCKETS if size >= len(blocks)))
         # One core: threads that share a batch wait for each other in busy loops, and where another program wants a
         # core too, it takes ten times as long. Threads side by side, each with a batch, are faster in any case.
         threads = torch.get_num_threads()
@@ -124,14 +136,16 @@ class Model:
                 torch.set_num_threads(threads)
 
     @torch.inference_mode()
-    def _batch(self, blocks: Array, before: Sequence[Before], plan: Plan, size: int) -> tuple[Array, Array, list[Any]]:
+    def _batch(
+        self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan, size: int
+    ) -> tuple[Tensor, Tensor, list[Any]]:
+        """The answers on the host; from a GPU once all that is sent for has come."""
         rows = len(blocks)
-        full = torch.zeros(size, blocks.shape[1], pin_memory=self.device.type == "cuda")
-        full[:rows] = torch.from_numpy(blocks)
-        idle = [(None, True)] * (size - rows)
-        logits, affect, memories = self._network(full.to(self.device, non_blocking=True), plan, [*before, *idle])
+        read, dtype = self._network.reads(plan, all(follows for _, follows in before))
+        samples = self._transfers.send([block[-read:] for block in blocks], size, dtype)
+        logits, affect, memories = self._network(samples, plan, [*before, *[IDLE] * (size - rows)])
         scores = torch.log_softmax(logits[:rows] / self.manifest.temperature, dim=-1)
-        return scores.float().cpu().numpy(), affect[:rows].float().cpu().numpy(), memories[:rows]
+        return *self._transfers.fetch(scores, affect[:rows]), memories[:rows]
 
     def warm(self, plan: Plan) -> None:
         """Run once on silence, so that the first session does not pay for the first call."""
@@ -143,16 +157,22 @@ def one_core() -> None:
     torch.set_num_threads(1)
 
 
-def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision: str = "auto") -> Model:
+def load(
+    model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision: str = "auto", rings: bool = False
+) -> Model:
     """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's.
 
     ``precision``: ``float32``, ``bfloat16``, ``float16``, or ``auto``: 16 bits where the device is made for them and
-    the family does not suffer. Raises ``BadModel``, and ``BadInput`` for an unusable device or precision.
+    the family does not suffer. ``rings``: the samples of the sessions of a windowed model stay on the GPU, and only
+    new ones travel there, as 16 bits. Raises ``BadModel``, and ``BadInput`` for an unusable device, precision, or use
+    of rings.
     """
     if precision not in PRECISIONS:
         raise BadInput(f"Bad precision {precision!r}, expected {', '.join(PRECISIONS)}")
     manifest = model if isinstance(model, Manifest) else find_any(model)
     where = _device(device)
+    if rings and (where.type == "cpu" or manifest.kind != "windowed"):
+        raise BadInput(f"Bad rings for a {manifest.kind} model on {where.type}, expected a windowed one on cuda")
     manifest.verify()
     network = _network(manifest)
     if manifest.format not in FORMATS:
@@ -170,7 +190,7 @@ def load(model: str | Path | Manifest = DEFAULT, device: str = "cpu", precision:
         network.shorten()
     elif where.type == "cuda" and precision != "float32":
         network.halve(PRECISIONS[precision])
-    return Model(manifest, network, where)
+    return Model(manifest, RingedNetwork(network) if rings else network, where)
 
 
 def find_any(model: str | Path) -> Manifest:

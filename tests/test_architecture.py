@@ -17,6 +17,7 @@ FLOORS = [
     {"exports", "progress", "scoring"},
     {"audio", "speech", "encoders", "decoding"},
     {"front", "manifest"},
+    {"ringed"},
     {"zoo"},
     {"block"},
     {"stream"},
@@ -37,7 +38,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 ONLY_ABOVE = {"threading": "engine", "asyncio": "engine", "time": "engine", "logging": "engine"}
 FACES = {"progress", "training"}  # what people look at may know the clock
-TORCH = {"speech", "encoders", "front", "zoo", "training"}
+TORCH = {"speech", "encoders", "front", "ringed", "zoo", "training"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

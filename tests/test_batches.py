@@ -98,6 +98,57 @@ def test_a_graph_on_a_cpu_is_a_call() -> None:
     assert len(called) == 2
 
 
+@pytest.mark.parametrize("says", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_libraries_that_say_it_in_their_own_words(says: str) -> None:
+    def compute(rows: Sequence[int]) -> int:
+        if len(rows) > 1:
+            raise RuntimeError(says)
+        return rows[0]
+
+    assert halving(compute, [3, 4]) == [3, 4]
+
+
+def test_a_capture_that_was_cut_short() -> None:
+    """What ends it may fail too, and its error then hides the reason."""
+
+    def compute(rows: Sequence[int]) -> int:
+        try:
+            if len(rows) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            if len(rows) > 1:
+                raise RuntimeError("the capture was invalidated")
+        return rows[0]
+
+    assert halving(compute, [3, 4]) == [3, 4]
+
+
+def test_a_graph_takes_several_arguments() -> None:
+    graphs = Graphs(lambda x, y, sign: (x + y, sign * y))
+    together, alone = graphs(torch.ones(2), torch.arange(2), -1)
+    assert (together.tolist(), alone.tolist()) == ([1, 2], [0, -1])
+
+
+@pytest.mark.gpu
+def test_a_graph_for_each_shape_and_constant() -> None:
+    state = torch.zeros(2, device="cuda")
+
+    def function(x: torch.Tensor, y: torch.Tensor, sign: int) -> torch.Tensor:
+        state.copy_(x)
+        return x + sign * y
+
+    graphs = Graphs(function)
+    for n in range(4):
+        x, y = torch.full((2,), float(n), device="cuda"), torch.ones(2, device="cuda")
+        assert graphs(x, y, 2).tolist() == [n + 2] * 2
+        assert state.tolist() == [n] * 2
+        assert graphs(x, y, -1).tolist() == [n - 1] * 2
+        assert graphs(x, torch.ones(1, device="cuda"), -1).tolist() == [n - 1] * 2
+    assert len(graphs._held) == 3
+    graphs.clear()
+    assert graphs(x, y, 2).tolist() == [5, 5]
+
+
 @pytest.mark.gpu
 @torch.inference_mode()
 def test_graphs_replay_what_was_captured() -> None:

@@ -62,6 +62,17 @@ def test_windows_are_what_the_host_would_cut(
             assert torch.equal(windows, expected)
 
 
+def test_more_rings() -> None:
+    rings = Rings(2, 10)
+    sent = calls(2, 10, "s16le")
+    rings.write(torch.arange(2), torch.zeros(2, dtype=torch.int64), sent)
+    rings.grow(5)
+    assert torch.equal(rings.samples, torch.cat([sent, torch.zeros(3, 10, dtype=torch.int16)]))
+    rings.write(torch.tensor([4]), torch.tensor([0]), sent[1:])
+    windows = rings.windows(torch.tensor([1, 4]), torch.tensor([10, 10]), 10)
+    assert torch.equal(windows[0], windows[1])
+
+
 def test_bad_rings() -> None:
     with pytest.raises(BadInput, match="Bad ring encoding 'f32le', expected s16le, mulaw or alaw"):
         Rings(1, 1, "f32le")

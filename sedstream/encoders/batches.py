@@ -10,8 +10,8 @@ import torch
 from ..errors import Unavailable
 
 Answer = TypeVar("Answer")
-CPU = "can't allocate memory"
-"""What torch says in a plain RuntimeError when a CPU has no more."""
+FULL = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
+"""What else says so, in a plain RuntimeError: a CPU, pinned memory, CUDA's libraries."""
 
 
 def halving(
@@ -29,7 +29,8 @@ def halving(
     except torch.OutOfMemoryError:
         pass
     except RuntimeError as error:
-        if CPU not in str(error):
+        # A capture that was cut short may end with an error of its own.
+        if not isinstance(error.__context__, torch.OutOfMemoryError) and not any(text in str(error) for text in FULL):
             raise
     # Only here has the error let go of what was computed so far.
     less(len(rows))

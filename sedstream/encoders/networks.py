@@ -4,7 +4,7 @@ then."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..grid import HOP, Plan
 from .cached import BEFORE, BEHIND, CachedEncoder, Memory
 from .graphs import Graphs
 from .heads import CachedHead, FrameHead, LinearHead
+from .slots import Slots
 from .wav2vec import FIELD, Wav2VecEncoder
 
 Answer = tuple[Tensor, Tensor, list[Any]]
@@ -25,11 +26,17 @@ class Network(nn.Module):
     """What every kind of network can do."""
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
-        """Samples ``[B, plan.window·320]`` and the memories of B sessions (None: it begins), each with whether it is
-        from the block right before -> logits ``[B, step, C]``, arousal and valence ``[B, step, 2]``, B memories.
+        """Samples ``[B, plan.window·320]``, or only the end of them that is read, and the memories of B sessions (None:
+        it begins), each with whether it is from the block right before -> logits ``[B, step, C]``, arousal and valence
+        ``[B, step, 2]``, B memories. Nothing that was given as a memory changes: a block may be answered again.
 
         For a whole plan samples ``[B, n]``, and as many frames as the encoder makes of them."""
         raise NotImplementedError
+
+    def reads(self, plan: Plan, follows: bool) -> tuple[int, torch.dtype]:
+        """How many samples at the end of a block are read (0: all), and as what; ``follows``: all sessions bring a
+        memory from the block right before."""
+        return plan.window * HOP, torch.float32
 
     def rows(self, plan: Plan) -> int:
         """How many sessions share a batch on a CPU core."""
@@ -46,6 +53,10 @@ class Network(nn.Module):
 
     def release(self) -> None:
         """Memory is short: give back what is held only for speed."""
+
+    def train(self, mode: bool = True) -> Self:
+        self.release()  # captures read weights and tables where they were
+        return super().train(mode)
 
 
 class WindowedNetwork(Network):
@@ -79,25 +90,51 @@ class OverlappingNetwork(Network):
         self.head = head
         self._extract = Graphs(encoder.extract)
         self._answer = Graphs(lambda features: head(encoder.encode(features)))
+        self._slots: dict[int, Slots] = {}  # by the frames that are kept
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
         if plan.whole:
             return self._whole(samples)
-        kept = plan.window - 1 - plan.step
-        if not self.encoder.cached or not all(follows for _, follows in before):
-            features = self._extract(samples)
+        if not self.encoder.cached:
+            features, memories = self._extract(samples), [None] * len(samples)
         else:
-            fresh = self._extract(samples[:, kept * HOP :])
-            nothing = fresh.new_zeros(kept, fresh.shape[2])
-            old = [nothing if memory is None else memory for memory, _ in before]
-            features = torch.cat([torch.stack(old), fresh], 1)
-        memories: list[Any] = [None] * len(samples)
-        if self.encoder.cached:
-            # Cloned: a session that falls silent must not keep the whole batch in memory.
-            memories = [row.clone() for row in features[:, plan.step :]]
+            features, memories = (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
         logits, affect = self._answer(features)
         answered = slice(plan.left, plan.left + plan.step)
         return logits[:, answered], affect[:, answered], memories
+
+    def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> tuple[Tensor, list[Any]]:
+        """What the convolutions made of a window, and memories that are tensors of their own."""
+        features = fresh = self._fresh(samples, plan, before)
+        if kept := plan.window - 1 - fresh.shape[1]:
+            nothing = fresh.new_zeros(kept, fresh.shape[2])
+            old = [nothing if memory is None else memory for memory, _ in before]
+            features = torch.cat([torch.stack(old), fresh], 1)
+        # Cloned: a session that falls silent must not keep the whole batch in memory.
+        return features, [row.clone() for row in features[:, plan.step :]]
+
+    def by_slots(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> tuple[Tensor, list[Any]]:
+        """The same with memories in slots on the device."""
+        features = fresh = self._fresh(samples, plan, before)
+        kept = plan.window - 1 - plan.step
+        if kept not in self._slots:
+            self._slots[kept] = Slots([fresh.new_zeros(kept, fresh.shape[2])], fresh.device)
+        slots = self._slots[kept]
+        memories, (read, write, _) = slots.step(before)
+        (field,) = slots.fields
+        if fresh.shape[1] == plan.step:
+            features = torch.cat([field.index_select(0, read), fresh], 1)
+        field.index_copy_(0, write, features[:, plan.step :])
+        return features, memories
+
+    def _fresh(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Tensor:
+        length, _ = self.reads(plan, all(follows for _, follows in before))
+        fresh: Tensor = self._extract(samples[:, -length:])
+        return fresh
+
+    def reads(self, plan: Plan, follows: bool) -> tuple[int, torch.dtype]:
+        kept = plan.window - 1 - plan.step if self.encoder.cached and follows else 0
+        return (plan.window - kept) * HOP, torch.float32
 
     def _whole(self, samples: Tensor) -> Answer:
         if samples.shape[1] < FIELD:  # not one frame
@@ -119,22 +156,57 @@ class CachedNetwork(Network):
 
     The last frame of look-ahead is what the encoder's convolutions need. A session that begins, or goes on after
     blocks that nobody asked for, first encodes the chunk before this one: the block holds its samples too.
+
+    On a GPU memories are slots; on a CPU, where batches are small and run side by side, they are tensors.
     """
 
     def __init__(self, encoder: CachedEncoder, head: CachedHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self._slots: dict[int, Slots] = {}  # by the look-ahead, on which the size of a memory depends
+        self._step = Graphs(self._step_slots)
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
-        right = plan.right - BEHIND
-        # Where in the block the chunk's samples begin; the chunk before it begins a step earlier.
-        first = (plan.left + right - BEFORE) * HOP
-        span = (BEFORE + plan.step + BEHIND) * HOP
-        memory = self._gather([known for known, _ in before], right, samples)
+        return (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
+
+    def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+        """Memories are tensors of their own."""
+        nothing = self._nothing(plan, samples)
+        rows = [nothing if memory is None else memory for memory, _ in before]
+        memory = Memory(*(torch.stack(field) for field in zip(*rows, strict=True)))
         follows = torch.tensor([follows for _, follows in before], device=samples.device)
-        if not all(follows for _, follows in before):
-            early = samples[:, first - plan.step * HOP :][:, :span]
+        all_follow = all(follows for _, follows in before)
+        logits, affect, memory = self._advance(samples, plan, memory, None if all_follow else follows)
+        # Cloned: a session that falls silent must not keep the whole batch in memory.
+        return logits, affect, [Memory(*(field.clone() for field in row)) for row in zip(*memory, strict=True)]
+
+    def by_slots(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+        """Memories are in slots on the device, and all that happens to a batch is one launch."""
+        if plan.right not in self._slots:
+            nothing = self._nothing(plan, samples)
+            self._slots[plan.right] = Slots(nothing, samples.device, lambda count: self._step.clear())
+        memories, places = self._slots[plan.right].step(before)
+        logits, affect = self._step(samples, places, plan, all(follows for _, follows in before))
+        return logits, affect, memories
+
+    def _step_slots(self, samples: Tensor, places: Tensor, plan: Plan, all_follow: bool) -> tuple[Tensor, Tensor]:
+        fields = self._slots[plan.right].fields
+        read, write, follows = places
+        memory = Memory(*(field.index_select(0, read) for field in fields))
+        logits, affect, memory = self._advance(samples, plan, memory, None if all_follow else follows.bool())
+        for field, value in zip(fields, memory, strict=True):
+            field.index_copy_(0, write, value)
+        return logits, affect
+
+    def _advance(
+        self, samples: Tensor, plan: Plan, memory: Memory, follows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Memory]:
+        """Answer a block; ``follows`` bool ``[B]``: whose memory is from the block right before, None: everybody's."""
+        right = plan.right - BEHIND
+        span = (BEFORE + plan.step + BEHIND) * HOP
+        if follows is not None:  # the chunk before this one begins a step earlier
+            early = samples[:, -span - plan.step * HOP :][:, :span]
             read, loudest, known, keys = self._encode(early, memory)
             fresh = Memory(loudest, known, keys, read[:, plan.step - right :], memory.hidden)
             memory = Memory(
@@ -143,21 +215,20 @@ class CachedNetwork(Network):
                     for old, new in zip(memory, fresh, strict=True)
                 )
             )
-        read, loudest, known, keys = self._encode(samples[:, first:][:, :span], memory)
+        read, loudest, known, keys = self._encode(samples[:, -span:], memory)
         read = torch.cat([memory.ahead, read], 1)
         logits, affect, hidden = self.head.advance(read, right, memory.hidden)
-        memory = Memory(loudest, known, keys, read[:, plan.step :], hidden)
-        # Cloned: a session that falls silent must not keep the whole batch in memory.
-        return logits, affect, [Memory(*(field.clone() for field in row)) for row in zip(*memory, strict=True)]
+        return logits, affect, Memory(loudest, known, keys, read[:, plan.step :], hidden)
 
     def _encode(self, samples: Tensor, memory: Memory) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         features, loudest, known, keys = self.encoder.advance(samples, memory.loudest, memory.known, memory.keys)
         return self.head.read(features), loudest, known, keys
 
-    def _gather(self, memories: Sequence[Memory | None], right: int, like: Tensor) -> Memory:
-        nothing = Memory(*self.encoder.nothing(like), *self.head.nothing(right, like))
-        rows = [nothing if memory is None else memory for memory in memories]
-        return Memory(*(torch.stack(field) for field in zip(*rows, strict=True)))
+    def _nothing(self, plan: Plan, like: Tensor) -> Memory:
+        return Memory(*self.encoder.nothing(like), *self.head.nothing(plan.right - BEHIND, like))
+
+    def reads(self, plan: Plan, follows: bool) -> tuple[int, torch.dtype]:
+        return (BEFORE + (1 if follows else 2) * plan.step + BEHIND) * HOP, torch.float32
 
     def rows(self, plan: Plan) -> int:
         return max(1, FULL // plan.step)
@@ -172,6 +243,12 @@ class CachedNetwork(Network):
             raise BadModel(f"Bad plan {name!r}: left {plan.left}, expected {least} or more")
 
     def shorten(self) -> None:
+        self.halve(torch.bfloat16)
+
+    def halve(self, dtype: torch.dtype) -> None:
         for part in self.encoder.modules():
             if isinstance(part, nn.Linear | nn.Conv1d):
-                part.to(torch.bfloat16)
+                part.to(dtype)
+
+    def release(self) -> None:
+        self._step.clear()

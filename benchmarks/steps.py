@@ -1,0 +1,141 @@
+"""What each step towards a full GPU gains: the same ticks without it and with it, the others as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import sedstream
+from sedstream.encoders.graphs import Graphs
+from sedstream.encoders.transfers import Transfers
+from sedstream.front import LIBRARY
+from sedstream.grid import Plan
+from sedstream.ringed import RingedNetwork
+from sedstream.zoo import Model
+
+from .wavlm import TINY, WINDOW, build, forget, ticks
+
+SEVERAL = 4
+"""Batches of a tick in which copies can run beside the computing."""
+
+
+class InTurn(Transfers):
+    """Nothing travels while anything is computed."""
+
+    def send(self, *arguments: Any) -> Tensor:
+        sent = super().send(*arguments)
+        self._settle()
+        return sent
+
+    def fetch(self, *answers: Tensor) -> list[Tensor]:
+        fetched = super().fetch(*answers)
+        self._settle()
+        return fetched
+
+    def _settle(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize()
+
+
+class Launched(Graphs):
+    """Every kernel by itself."""
+
+    def __call__(self, *given: Any) -> Any:
+        return self._function(*given)
+
+
+def in_turn(model: Model) -> Model:
+    model._transfers = InTurn(model.device)
+    return model
+
+
+def without_graphs(model: Model) -> Model:
+    for network in model._network.modules():
+        for name, value in list(vars(network).items()):
+            if isinstance(value, Graphs):
+                setattr(network, name, Launched(value._function))
+    return model
+
+
+def by(way: str, model: Model) -> Model:
+    """Memories ``by_rows`` or ``by_slots``, whatever the device."""
+    network: Any = model._network
+    network.forward = getattr(network, way)
+    return model
+
+
+def on_rings(model: Model, native: bool | None) -> Model:
+    return Model(model.manifest, RingedNetwork(model._network, native), model.device)
+
+
+def by_math(model: Model) -> Model:
+    """Attention as it is written down: all scores, then the softmax, then the product."""
+    network: Any = model._network
+    inner = network.forward
+
+    def forward(*arguments: Any) -> Any:
+        with sdpa_kernel(SDPBackend.MATH):
+            return inner(*arguments)
+
+    network.forward = forward
+    return model
+
+
+def by_flex(model: Model) -> Model:
+    """FlexAttention in place of SDPA."""
+    from sedstream.encoders.attention import compiled
+
+    network: Any = model._network
+    network.encoder.flex = compiled()
+    return model
+
+
+def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator[str]:
+    """The table, line by line. ``shape``: of a WavLM with layer norms; ``rows``: sessions of a full batch."""
+
+    def wavlm(dtype: torch.dtype = torch.bfloat16, **change: Any) -> Model:
+        return build({**shape, **change}, device, dtype)
+
+    def default(precision: str = "bfloat16") -> Model:
+        return sedstream.load(device=device, precision=precision)
+
+    def launched() -> Model:
+        return without_graphs(default())
+
+    live, raw, full = default().manifest.plan("live"), {"wave": "raw"}, torch.float32
+    cases: list[tuple[str, Plan, int, Callable[[], Model], Callable[[], Model]]] = [
+        ("WavLM: bf16", WINDOW, rows, lambda: without_graphs(wavlm(full)), lambda: without_graphs(wavlm())),
+        ("WavLM: graphs", WINDOW, rows, lambda: without_graphs(wavlm()), wavlm),
+        ("WavLM: SDPA's own kernels", WINDOW, rows, lambda: by_math(wavlm()), wavlm),
+        ("WavLM: convolutions remembered", WINDOW, rows, lambda: wavlm(**raw), lambda: wavlm(**raw, cached=True)),
+        ("WavLM: rings, pure", WINDOW, rows, wavlm, lambda: on_rings(wavlm(), False)),
+        ("WavLM: copies beside computing", WINDOW, SEVERAL * rows, lambda: in_turn(wavlm()), wavlm),
+        ("default: 16 bits", live, rows, lambda: default("float32"), default),
+        ("default: slots", live, rows, lambda: by("by_rows", default()), lambda: by("by_slots", launched())),
+        ("default: graphs", live, rows, launched, lambda: by("by_slots", default())),
+        ("default: copies beside computing", live, SEVERAL * rows, lambda: in_turn(default()), default),
+    ]  # fmt: skip
+    if device == "cuda" and hasattr(build(TINY, device, full)._network.encoder, "flex"):
+        cases.insert(3, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
+    if device == "cuda" and LIBRARY.is_file():
+        pure, native = (lambda: on_rings(wavlm(), False)), (lambda: on_rings(wavlm(), True))
+        cases.append(("WavLM: rings, native", WINDOW, rows, pure, native))
+    yield from ("| step | sessions | ms a tick without | with | gain |", "|---|---|---|---|---|")
+    for step, plan, sessions, one, other in cases:
+        try:
+            without, having = (least(make, plan, sessions, times) for make in (one, other))
+        except RuntimeError as error:
+            yield f"| {step} | {sessions} | not usable: {' '.join(str(error).split())[:160]} | | |"
+            continue
+        yield f"| {step} | {sessions} | {without:.1f} | {having:.1f} | {without / having:.2f} |"
+
+
+def least(make: Callable[[], Model], plan: Plan, sessions: int, times: int) -> float:
+    """Milliseconds of the shortest of some ticks; nothing stays on the device."""
+    took = 1e3 * min(ticks(make(), plan, sessions, times))
+    forget()
+    return took

@@ -1,0 +1,92 @@
+"""Windowed models whose sessions have their last samples in rings on the device.
+
+Of a block that follows the one before it only the step is new, and only that crosses the bus, 2 bytes a sample: with 5
+s windows every half second a twentieth of what the window has. The price is that samples are rounded to 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .encoders.networks import Answer, Network
+from .encoders.slots import FEW, SPARE, Slot, Slots, upload
+from .front import EPSILON, Rings
+from .grid import HOP, Plan
+
+
+class Heard(NamedTuple):
+    """What a session remembers: its ring, how many samples it took, and what the network itself remembers.
+
+    The ring holds a step more than a window. What a block writes there is nothing that the block before it reads, so
+    both may be answered again.
+    """
+
+    slot: Slot
+    end: int
+    memory: Any
+
+
+class RingedNetwork(Network):
+    """A windowed `network` with rings before it; for one thread. ``native``: see :meth:`sedstream.front.Rings.windows`.
+
+    It takes over from the encoder what that would do to the wave of a whole window, where that is what the front-end
+    does too.
+    """
+
+    def __init__(self, network: Network, native: bool | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self._native = native
+        encoder: Any = network.encoder
+        self._normalise = getattr(encoder, "wave", "raw") == "normalised" and encoder.epsilon == EPSILON
+        if self._normalise:
+            encoder.wave = "raw"
+        self._rings: dict[Plan, tuple[Slots, Rings]] = {}
+
+    def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+        if plan.whole:
+            if self._normalise:
+                samples = F.layer_norm(samples, samples.shape[1:], eps=EPSILON)
+            answer: Answer = self.network(samples, plan, before)
+            return answer
+        if plan not in self._rings:
+            rings = Rings(FEW, (plan.window + plan.step) * HOP, device=samples.device)
+            self._rings[plan] = Slots([], samples.device, rings.grow), rings
+        slots, rings = self._rings[plan]
+        starting = iter(slots.take(sum(not follows for _, follows in before)))
+        places, ends = [], []
+        for memory, follows in before:
+            old = memory if follows else Heard(next(starting), (plan.window - plan.step) * HOP, None)
+            places.append(SPARE if old is None else old.slot)
+            ends.append(plan.window * HOP if old is None else old.end + plan.step * HOP)
+        numbers = [place if isinstance(place, int) else place.number for place in places]
+        slot, end = upload([numbers, ends], samples.device)
+        rings.write(slot, end - samples.shape[1], samples)
+        width, _ = self.network.reads(plan, all(follows for _, follows in before))
+        windows = rings.windows(slot, end, width, normalise=self._normalise, native=self._native)
+        inner = [(None if memory is None else memory.memory, follows) for memory, follows in before]
+        logits, affect, memories = self.network(windows, plan, inner)
+        heard = [
+            None if isinstance(place, int) else Heard(place, end, memory)
+            for place, end, memory in zip(places, ends, memories, strict=True)
+        ]
+        return logits, affect, heard
+
+    def reads(self, plan: Plan, follows: bool) -> tuple[int, torch.dtype]:
+        if plan.whole:
+            return self.network.reads(plan, follows)
+        return (plan.step if follows else plan.window) * HOP, torch.int16
+
+    def check(self, name: str, plan: Plan) -> None:
+        self.network.check(name, plan)
+
+    def halve(self, dtype: torch.dtype) -> None:
+        self.network.halve(dtype)
+
+    def release(self) -> None:
+        self.network.release()
