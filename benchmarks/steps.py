@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,10 +17,14 @@ from sedstream.encoders.transfers import Transfers
 from sedstream.front import LIBRARY
 from sedstream.grid import Plan
 from sedstream.ringed import RingedNetwork
+from sedstream.speech.silero import CHUNK, CONTEXT, Silero, new_state
+from sedstream.speech.silero_torch import SileroTorch
 from sedstream.zoo import Model
 
-from .wavlm import TINY, WINDOW, build, forget, ticks
+from .wavlm import WINDOW, build, forget, speech, ticks
 
+CHUNKS = 10
+"""That a live block brings to the VAD."""
 SEVERAL = 4
 """Batches of a tick in which copies can run beside the computing."""
 
@@ -119,7 +125,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("default: graphs", live, rows, launched, lambda: by("by_slots", default())),
         ("default: copies beside computing", live, SEVERAL * rows, lambda: in_turn(default()), default),
     ]  # fmt: skip
-    if device == "cuda" and hasattr(build(TINY, device, full)._network.encoder, "flex"):
+    if device == "cuda":
         cases.insert(3, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
     if device == "cuda" and LIBRARY.is_file():
         pure, native = (lambda: on_rings(wavlm(), False)), (lambda: on_rings(wavlm(), True))
@@ -132,6 +138,27 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
             yield f"| {step} | {sessions} | not usable: {' '.join(str(error).split())[:160]} | | |"
             continue
         yield f"| {step} | {sessions} | {without:.1f} | {having:.1f} | {without / having:.2f} |"
+    one_core, side_by_side = (
+        hearing(silero, SEVERAL * rows, times) for silero in (Silero(), SileroTorch(torch.device(device)))
+    )
+    gain = one_core / side_by_side
+    yield f"| VAD: on the device | {SEVERAL * rows} | {one_core:.1f} (one core) | {side_by_side:.1f} | {gain:.2f} |"
+
+
+def hearing(silero: Silero | SileroTorch, sessions: int, times: int) -> float:
+    """Milliseconds of the shortest of some ticks of the VAD alone, of live blocks."""
+    heard = speech(sessions, CONTEXT + CHUNKS * CHUNK)
+    chunks = [np.lib.stride_tricks.sliding_window_view(row, CONTEXT + CHUNK)[::CHUNK] for row in heard]
+    states = [new_state() for _ in chunks]
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        for group in silero.groups([len(part) for part in chunks]):
+            answers = silero([chunks[n] for n in group], [states[n] for n in group])
+            for n, (_, state) in zip(group, answers, strict=True):
+                states[n] = state
+        took.append(time.perf_counter() - began)
+    return 1e3 * min(took)
 
 
 def least(make: Callable[[], Model], plan: Plan, sessions: int, times: int) -> float:
