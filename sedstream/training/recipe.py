@@ -42,7 +42,7 @@ PLANS: Mapping[str, Mapping[str, int]] = {
     "batch": {"left": 355, "step": 384, "right": 32},
 }
 VAD: Mapping[str, float] = {"threshold": 0.4, "release": 0.25, "min_speech": 8, "min_silence": 25}
-DECODER: Mapping[str, int] = {"switch": 4096, "pause": 256, "min_duration": 20, "lag": 32}
+DECODER: Mapping[str, int] = {"switch": 4096, "pause": 256, "min_duration": 30, "lag": 50}
 OFFSETS = 0.5
 """Share of the calibration's class offsets that is used, chosen on concatenations of the valid split, those of two
 emotions too: in full they fit its mix of corpora."""
