@@ -49,6 +49,7 @@ def warm(model: Model) -> None:
     for name, plan in model.manifest.plans.items():
         if plan.whole:
             continue
+        model.warm(plan, full=True)
         stream = Stream(model.manifest, name)
         stream.write(speech[: (plan.window + plan.step) * HOP])
         stream.close()

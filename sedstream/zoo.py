@@ -147,9 +147,15 @@ class Model:
         scores = torch.log_softmax(logits[:rows] / self.manifest.temperature, dim=-1)
         return *self._transfers.fetch(scores, affect[:rows]), memories[:rows]
 
-    def warm(self, plan: Plan) -> None:
-        """Run once on silence, so that the first session does not pay for the first call."""
-        self(np.zeros((1, RATE if plan.whole else plan.window * HOP), np.float32), plan)
+    def warm(self, plan: Plan, *, full: bool = False) -> None:
+        """Run on silence, so that the first session does not pay for the first call. ``full``: a session that goes on
+        too, and in every batch size that a GPU has, so that no later one pays for another size."""
+        blank = np.zeros(RATE if plan.whole else plan.window * HOP, np.float32)
+        sizes = BUCKETS if full and self.device.type != "cpu" and not plan.whole else BUCKETS[:1]
+        for rows in sizes:
+            _, _, memories = self([blank] * rows, plan)
+            if full:
+                self([blank] * rows, plan, before=[(memory, True) for memory in memories])
 
 
 def one_core() -> None:
