@@ -276,5 +276,6 @@ def test_a_log_drops_what_finds_no_room() -> None:
             read.append(reader.readline().strip())
         writer.flush()
         assert int(read[-1].split()[0]) == many - len(read) + 1
-        assert [int(line.split()[0]) for line in read[:-1]] == list(range(len(read) - 1))
+        numbers = [int(line.split()[0]) for line in read[:-1]]
+        assert numbers == sorted(set(numbers))  # in order, and those that found no room are missing between
         assert 5_000 > int(read[-1].split()[0]) > 0
