@@ -107,6 +107,7 @@ def main() -> None:
         exact += np.array_equal(there, alone)
     heard = {name for n in order for name in np.array(names)[np.unique(pieces[n][pieces[n] != SILENCE])]}
     seconds = total * HOP / RATE
+    drawn = f"recordings from `{Path(options.folder).name}`, `{model.manifest.name}`, plan batch"
 
     def at(share: float) -> float:
         return float(np.quantile(last, share)) * HOP / RATE
@@ -114,7 +115,7 @@ def main() -> None:
     write(
         "Joins",
         f"""
-| {seconds / 3600:.2f} h of {len(order)} calls end to end, `{model.manifest.name}`, plan batch | |
+| {seconds / 3600:.2f} h of {len(order)} calls end to end, {drawn} | |
 |---|---|
 | joins | {len(order) - 1} |
 | joins whose call has, from {FORGET * HOP // RATE} s on, the same label or silence in every frame as alone | {exact} |

@@ -234,7 +234,7 @@ def test_held() -> None:
 
 def test_lossy() -> None:
     sound = np.ones(30 * RATE, np.float32)
-    lost = augment.lossy(sound, 0.1, np.random.default_rng(0)).reshape(-1, augment.PACKET) == 0
+    lost = augment.lossy(sound, 0.1, np.random.default_rng(0)).reshape(-1, HOP) == 0
     assert (lost.all(1) == lost.any(1)).all()  # whole packets
     assert 0.07 < lost.mean() < 0.13
     edges = np.flatnonzero(np.diff(lost[:, 0], prepend=False, append=False))

@@ -30,9 +30,8 @@ CONVOLUTIONS = ((512, 10), *[(512, 3)] * 4, *[(512, 2)] * 2)
 2 wide."""
 WAVES = ("raw", "centred", "normalised")
 FLEX: Flex | None = None
-"""`attention.compiled()` where WavLM's attention is to be FlexAttention; None: SDPA. Measured by `python -m benchmarks
-attention`: on a CPU FlexAttention is no faster, slower in bfloat16, and compiles for 20 s; on a GPU nobody measured it
-yet."""
+"""`attention.compiled()` where WavLM's attention is to be FlexAttention; None: SDPA. `python -m benchmarks attention`
+measures both: on a CPU FlexAttention is slower, and has to be compiled; on a GPU nobody measured it yet."""
 
 
 class Wav2VecEncoder(nn.Module):

@@ -14,12 +14,11 @@ from scipy.signal import (  # type: ignore[import-untyped]
     sosfilt,
 )
 
-from ..grid import RATE
+from ..grid import HOP, RATE, frames_of
 
 MU = 255.0
-GAP = 4800
+GAP = RATE * 3 // 10
 """Samples without a sound from which on something else may be heard there."""
-PACKET = 320
 
 
 def augment(
@@ -73,14 +72,14 @@ def held(samples: NDArray[np.float32], sound: NDArray[Any], rng: np.random.Gener
 def lossy(samples: NDArray[np.float32], share: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """`samples` with a `share` of the packets of 20 ms lost, in bursts of two on average: zeros, as a session hears
     them."""
-    packets = -(-len(samples) // PACKET)
+    packets = frames_of(len(samples))
     # A chain of two states: half of what is lost is followed by a packet that is there (Gilbert, 1960).
     lost = np.zeros(packets, np.bool_)
     dice = rng.random(packets)
     enter = 0.5 * share / (1 - share)
     for n in range(1, packets):
         lost[n] = dice[n] < (0.5 if lost[n - 1] else enter)
-    kept: NDArray[np.float32] = np.where(np.repeat(lost, PACKET)[: len(samples)], np.float32(0), samples)
+    kept: NDArray[np.float32] = np.where(np.repeat(lost, HOP)[: len(samples)], np.float32(0), samples)
     return kept
 
 
