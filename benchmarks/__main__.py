@@ -3,7 +3,19 @@
 import sys
 from importlib import import_module
 
-NAMES = ("accuracy", "attention", "capacity", "fuzz", "gpu", "joins", "native", "recordings", "soak", "speed")
+NAMES = (
+    "accuracy",
+    "attention",
+    "capacity",
+    "fuzz",
+    "gpu",
+    "joins",
+    "leaveout",
+    "native",
+    "recordings",
+    "soak",
+    "speed",
+)
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     raise SystemExit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")

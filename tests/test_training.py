@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sedstream.encoders.cached import BEFORE, BEHIND
 from sedstream.encoders.whisper import WhisperEncoder
@@ -99,6 +99,14 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     # A trained model is a start too: one short step leaves it good.
     settings |= {"init": tmp_path / "model", "head_rate": 1e-5, "encoder_rate": 1e-6}
     assert train(data, tmp_path / "tuned", hours=0.05, **settings)["uar"] > 0.7
+    # An encoder at rest does not move, nor does anything where all of the start is kept, but the calibration's offsets.
+    begun = load_file(tmp_path / "model" / "weights.safetensors")
+    for name, kept in (("resting", 0.0), ("kept", 1.0)):
+        train(data, tmp_path / name, hours=0.05, kept=kept, **(settings | {"head_rate": 0.02, "encoder_rate": 0}))
+        now = load_file(tmp_path / name / "weights.safetensors")
+        moved = {key for key in begun if not torch.equal(begun[key], now[key])} - {"head.emotion.bias"}
+        assert all(key.startswith("head.") for key in moved)
+        assert bool(moved) == (kept < 1)
 
 
 def test_same_batches_anywhere(data: Path, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def train(
     head: Mapping[str, Any] = HEAD,
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
+    kept: float = KEPT,
     quiet: bool = False,
     **schedule: float,
 ) -> dict[str, Any]:
@@ -104,8 +105,10 @@ def train(
         encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
+        kept: share of the model that it goes on from in the weights that are published, 0 to 1.
         quiet: show no progress.
-        schedule: numbers of `Schedule` other than `steps`; `encoder_rate` 0: only the head learns.
+        schedule: numbers of `Schedule` other than `steps`; `encoder_rate` 0: only the head learns. Unless told, the
+            `average` of a short training is shorter.
 
     Returns:
         Figures on the valid split: recall per class, unweighted average recall, concordance, temperature; those of the
@@ -140,7 +143,7 @@ def train(
         learner,
         teacher,
         class_weights(voices, len(labels)),
-        Schedule(steps=steps, **schedule),
+        Schedule(steps=steps, **({"average": max(0.8, min(Schedule.average, 1 - 10 / steps))} | schedule)),
         work / "log.txt",
         run_opts={"device": device, "precision": "bf16", "noprogressbar": quiet},
         checkpointer=Checkpointer(work / "checkpoints", {"learner": learner, "counter": counter}),
@@ -155,7 +158,7 @@ def train(
     brain.fit(counter, loader, few, progressbar=not quiet)
     best = cast(Learner, brain.average.module.to("cpu").eval())
     if start is not None:
-        _blend(best, start, KEPT)
+        _blend(best, start, kept)
     report = judge(best, heard, labels)
     if start is not None:
         report["start"] = judge(start, heard, labels)

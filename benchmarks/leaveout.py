@@ -1,0 +1,57 @@
+"""Models that never heard one corpus, and what they make of it: ``python -m benchmarks leaveout --out DIR``.
+
+First an encoder learns to follow Whisper on the corpora that are never left out, whose labels its head meanwhile
+learns. From there on the encoder rests, and for each corpus a head learns from all the others: few voices are known,
+and what is trained least forgets least of what it never heard. The table is that of ``python -m benchmarks accuracy
+--only leave-out``. A training that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sedstream.training.recipe import train
+
+from . import accuracy
+
+CORPORA = ("RAVDESS", "EmoDB", "nEMO", "ASED", "TurEV-DB")
+FOLLOWING = 0.9
+"""Part of the first training in which the encoder follows Whisper and nothing else."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks leaveout", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with index.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the models")
+    parser.add_argument("--store", type=Path, help="folder of decoded speech (OUT/speech)")
+    parser.add_argument("--whisper", type=Path, help="encoder to follow; default: ../weights beside the data")
+    parser.add_argument("--hours", type=float, default=4.0, help="of speech that each learns from (%(default)s)")
+    parser.add_argument("--split", choices=("valid", "test"), default="valid", help="to score on (%(default)s)")
+    options = parser.parse_args()
+    data = options.data.resolve()
+    whisper = options.whisper or data / ".." / "weights" / "whisper-base-encoder.safetensors"
+    store = (options.store or options.out / "speech").resolve()
+    common = options.out / "common"
+    length = {"hours": options.hours, "every": options.hours / 2}
+    for folder in (common, *(options.out / name for name in CORPORA)):
+        link(folder / "training" / "speech", store)
+    train(data, common, init=whisper, without=CORPORA, name="common", following=FOLLOWING, **length)
+    for name in CORPORA:
+        without = options.out / name
+        train(data, without, init=common, without=(name,), name=f"without-{name}", encoder_rate=0, kept=0, **length)
+    models = ",".join(f"{name}={options.out / name}" for name in CORPORA)
+    asked = {"data": data, "split": options.split, "store": store, "whisper": whisper, "only": "leave-out"}
+    accuracy.main([f"--{key}={value}" for key, value in (asked | {"left-out": models}).items()])
+
+
+def link(place: Path, store: Path) -> None:
+    """Let all trainings decode once."""
+    store.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.is_symlink():
+        place.symlink_to(store, target_is_directory=True)
+
+
+if __name__ == "__main__":
+    main()
