@@ -26,20 +26,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the models")
     parser.add_argument("--store", type=Path, help="folder of decoded speech (OUT/speech)")
     parser.add_argument("--whisper", type=Path, help="encoder to follow; default: ../weights beside the data")
-    parser.add_argument("--hours", type=float, default=4.0, help="of speech that each learns from (%(default)s)")
+    parser.add_argument("--hours", type=float, default=8.0, help="of speech for the encoder (%(default)s)")
+    parser.add_argument("--head-hours", type=float, default=6.0, help="of speech for each head (%(default)s)")
     parser.add_argument("--split", choices=("valid", "test"), default="valid", help="to score on (%(default)s)")
     options = parser.parse_args()
     data = options.data.resolve()
     whisper = options.whisper or data / ".." / "weights" / "whisper-base-encoder.safetensors"
     store = (options.store or options.out / "speech").resolve()
     common = options.out / "common"
-    length = {"hours": options.hours, "every": options.hours / 2}
     for folder in (common, *(options.out / name for name in CORPORA)):
         link(folder / "training" / "speech", store)
-    train(data, common, init=whisper, without=CORPORA, name="common", following=FOLLOWING, **length)
+    hours, head = ({"hours": h, "every": h / 2} for h in (options.hours, options.head_hours))
+    train(data, common, init=whisper, without=CORPORA, name="common", following=FOLLOWING, **hours)
     for name in CORPORA:
         without = options.out / name
-        train(data, without, init=common, without=(name,), name=f"without-{name}", encoder_rate=0, kept=0, **length)
+        train(data, without, init=common, without=(name,), name=f"without-{name}", encoder_rate=0, kept=0, **head)
     models = ",".join(f"{name}={options.out / name}" for name in CORPORA)
     asked = {"data": data, "split": options.split, "store": store, "whisper": whisper, "only": "leave-out"}
     accuracy.main([f"--{key}={value}" for key, value in (asked | {"left-out": models}).items()])
