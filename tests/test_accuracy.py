@@ -21,7 +21,7 @@ from benchmarks.accuracy.features import states
 from benchmarks.accuracy.heads import Head, Sheet, limited
 from benchmarks.accuracy.hearing import Ear, Heard, tracks
 from benchmarks.accuracy.measures import auc, ece, reliability, spearman, tempered, uar
-from benchmarks.accuracy.peers import bounded
+from benchmarks.accuracy.peers import beside, bounded
 from benchmarks.accuracy.quantised import read
 from benchmarks.accuracy.robustness import level as gained
 from benchmarks.accuracy.robustness import lines, lossy, noisy, seeded, telephone
@@ -301,6 +301,10 @@ def test_every_corpus_has_the_same_share_of_the_time() -> None:
     found = limited(cases, 40 / 3600, 0)  # 20 s each, of 2 s a case
     assert len(found["few"]) == 3
     assert 10 <= len(found["many"]) <= 11
+
+
+def test_a_miss_reads_as_one() -> None:
+    assert (beside(0.3, 0.4), beside(0.5, 0.4)) == ("25 % below", "25 % above")
 
 
 def test_acoustics_of_loud_and_soft(clip: Path) -> None:

@@ -103,7 +103,7 @@ file.{small}
 
 {table(columns, rows)}
 
-Live, sedstream's macro EDER is {100 * (1 - ours / theirs):.0f} % below that of SpeechBrain's head, relative."""
+Live, sedstream's macro EDER is {beside(ours, theirs)} that of SpeechBrain's head, relative."""
 
 
 def row(name: str, corpora: Sequence[Sequence[Case]], answers: Sequence[list[list[Span]]]) -> tuple[str, ...]:
@@ -111,6 +111,11 @@ def row(name: str, corpora: Sequence[Sequence[Case]], answers: Sequence[list[lis
     rates = [report.result.eder.rate for report in reports]
     claimed, real = (sum(getattr(r.fragments, side) for r in reports) for side in ("hypothesis", "reference"))
     return (name, f"**{percent(mean(rates))}**", *map(percent, rates), f"{claimed / real:.2f}")
+
+
+def beside(ours: float, theirs: float) -> str:
+    """How far one number is below or above another, relative."""
+    return f"{100 * abs(1 - ours / theirs):.0f} % {'below' if ours <= theirs else 'above'}"
 
 
 def leave_out(bench: Bench) -> str:
@@ -131,10 +136,10 @@ def leave_out(bench: Bench) -> str:
     means = [mean(list(column)) for column in zip(*sums, strict=True)]
     rows.append(("**mean**", "", *(f"**{percent(value)}**" for value in means)))
     columns = ("left out", "files", "sedstream without it %", "SpeechBrain's head without it %", "neutral %")
-    return f"""EDER on a corpus that neither saw, plan {bench.plan}, four patterns; "with it": the shipped model. Both
-are trained on the others of {", ".join(bench.material.names("train"))}; sedstream also on speech without these
-labels.
+    return f"""EDER on a corpus that neither saw, plan {bench.plan}, four patterns; "with it": the shipped
+model. Both are trained on the others of
+{", ".join(bench.material.names("train"))}; sedstream also on speech without these labels.
 
 {table((*columns, "sedstream with it %"), rows)}
 
-The mean is {100 * (1 - means[0] / means[1]):.0f} % below that of SpeechBrain's head, relative."""
+The mean is {beside(means[0], means[1])} that of SpeechBrain's head, relative."""
