@@ -34,14 +34,14 @@ def main() -> None:
     whisper = options.whisper or data / ".." / "weights" / "whisper-base-encoder.safetensors"
     store = (options.store or options.out / "speech").resolve()
     common = options.out / "common"
-    for folder in (common, *(options.out / name for name in CORPORA)):
+    folders = {name: options.out / name for name in CORPORA}
+    for folder in (common, *folders.values()):
         link(folder / "training" / "speech", store)
     hours, head = ({"hours": h, "every": h / 2} for h in (options.hours, options.head_hours))
     train(data, common, init=whisper, without=CORPORA, name="common", following=FOLLOWING, **hours)
-    for name in CORPORA:
-        without = options.out / name
-        train(data, without, init=common, without=(name,), name=f"without-{name}", encoder_rate=0, kept=0, **head)
-    models = ",".join(f"{name}={options.out / name}" for name in CORPORA)
+    for name, folder in folders.items():
+        train(data, folder, init=common, without=(name,), name=f"without-{name}", encoder_rate=0, kept=0, **head)
+    models = ",".join(f"{name}={folder}" for name, folder in folders.items())
     asked = {"data": data, "split": options.split, "store": store, "whisper": whisper, "only": "leave-out"}
     accuracy.main([f"--{key}={value}" for key, value in (asked | {"left-out": models}).items()])
 

@@ -139,11 +139,13 @@ def train(
             learner.encoder.requires_grad_(False)
     start = None if learner.fresh else copy.deepcopy(learner).eval()
     counter = EpochCounter(epochs)
+    # An average that reaches further back than a tenth of the steps would still hold the start.
+    schedule.setdefault("average", max(0.8, min(Schedule.average, 1 - 10 / steps)))
     brain = Diarizer(
         learner,
         teacher,
         class_weights(voices, len(labels)),
-        Schedule(steps=steps, **({"average": max(0.8, min(Schedule.average, 1 - 10 / steps))} | schedule)),
+        Schedule(steps=steps, **schedule),
         work / "log.txt",
         run_opts={"device": device, "precision": "bf16", "noprogressbar": quiet},
         checkpointer=Checkpointer(work / "checkpoints", {"learner": learner, "counter": counter}),

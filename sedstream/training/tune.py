@@ -15,7 +15,6 @@ from ..grid import HOP, RATE
 from ..manifest import DEFAULT, Manifest
 from . import labelled
 from .backbones import begin
-from .batches import FRAMES, ROWS
 from .card import card
 from .corpora import Corpora
 from .recipe import HEAD, train
@@ -78,11 +77,9 @@ def tune(
     speech = account(corpora, start.labels)
     if hours is None:
         hours = min(MOST, max(LEAST, TIMES * speech["train"]["minutes"] / 60))
-    steps = max(1.0, hours * 3600 * RATE / (FRAMES * ROWS * HOP))
     rates: dict[str, Any] = {
         "head_rate": NEW_HEAD_RATE if learner is not None and learner.fresh else HEAD_RATE,
         "encoder_rate": LAYERS_RATE if frozen else ENCODER_RATE,
-        "average": max(0.8, min(0.998, 1 - 10 / steps)),
     }
     report = train(
         data,
