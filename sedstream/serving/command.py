@@ -37,7 +37,10 @@ def run(options: argparse.Namespace) -> int:
     # What is loaded by now stays: to look for garbage in it would stop every call for a good part of a second.
     gc.collect()
     gc.freeze()
-    return asyncio.run(_serve(server, options))
+    try:
+        return asyncio.run(_serve(server, options))
+    finally:
+        logging.shutdown()  # lines may still wait, and the command leaves without Python's own farewell
 
 
 def _allow_files() -> None:
