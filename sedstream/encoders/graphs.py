@@ -57,7 +57,8 @@ class Graphs:
                 self._function(*fixed)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+        # Other threads may go on with what they do on the device: a VAD, say.
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
             answer = self._function(*fixed)
         # The answers are kept, so captures that share their memory never overwrite each other's.
         self._pool = self._pool or graph.pool()
