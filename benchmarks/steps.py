@@ -74,8 +74,15 @@ def by(way: str, model: Model) -> Model:
     return model
 
 
-def on_rings(model: Model, native: bool | None) -> Model:
+def on_rings(model: Model, native: bool | None = None) -> Model:
     return Model(model.manifest, RingedNetwork(model._network, native), model.device)
+
+
+def by_torchaudio(model: Model) -> Model:
+    """The convolutions as torchaudio has them."""
+    network: Any = model._network
+    network._extract = Graphs(network.encoder.extract_plainly)
+    return model
 
 
 def by_math(model: Model) -> Model:
@@ -116,6 +123,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
     cases: list[tuple[str, Plan, int, Callable[[], Model], Callable[[], Model]]] = [
         ("WavLM: bf16", WINDOW, rows, lambda: without_graphs(wavlm(full)), lambda: without_graphs(wavlm())),
         ("WavLM: graphs", WINDOW, rows, lambda: without_graphs(wavlm()), wavlm),
+        ("WavLM: convolutions as products", WINDOW, rows, lambda: by_torchaudio(wavlm()), wavlm),
         ("WavLM: SDPA's own kernels", WINDOW, rows, lambda: by_math(wavlm()), wavlm),
         ("WavLM: convolutions remembered", WINDOW, rows, lambda: wavlm(**raw), lambda: wavlm(**raw, cached=True)),
         ("WavLM: rings, pure", WINDOW, rows, wavlm, lambda: on_rings(wavlm(), False)),
@@ -126,7 +134,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("default: copies beside computing", live, SEVERAL * rows, lambda: in_turn(default()), default),
     ]  # fmt: skip
     if device == "cuda":
-        cases.insert(3, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
+        cases.insert(4, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
     if device == "cuda" and LIBRARY.is_file():
         pure, native = (lambda: on_rings(wavlm(), False)), (lambda: on_rings(wavlm(), True))
         cases.append(("WavLM: rings, native", WINDOW, rows, pure, native))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .encoders import speechbrain
-from .encoders.batches import halving
+from .encoders.batches import BUCKETS, halving, shares
 from .encoders.cached import CachedEncoder
 from .encoders.heads import CachedHead, FrameHead, LinearHead
 from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
@@ -50,9 +51,6 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
-
 Array = NDArray[np.float32]
 Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to each of some things, in order of the things, wherever and whenever it likes."""
@@ -91,10 +89,14 @@ class Model:
         """
         before = [(None, False)] * len(blocks) if before is None else before
         cpu = self.device.type == "cpu"
-        size = self._network.rows(plan) if cpu else 1 if plan.whole else self._most
         # Those that begin cost an encoding more, for all of their batch: they go together.
         order = sorted(range(len(blocks)), key=lambda row: before[row][1])
-        parts = [order[n : n + size] for n in range(0, len(order), size)]
+        if cpu or plan.whole:
+            size = self._network.rows(plan) if cpu else 1
+            parts = [order[n : n + size] for n in range(0, len(order), size)]
+        else:
+            waiting = iter(order)
+            parts = [list(islice(waiting, rows)) for rows in shares(len(order), self._most)]
         answers = (spread if cpu else map)(
             lambda rows: halving(
                 lambda some: self._part([blocks[n] for n in some], [before[n] for n in some], plan), rows, self._less
@@ -122,7 +124,7 @@ class Model:
 
     def _part(self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan) -> tuple[Tensor, Tensor, list[Any]]:
         if self.device.type != "cpu":
-            with torch.cuda.device(self.device):
+            with torch.cuda.device(self.device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 return self._batch(blocks, before, plan, next(size for size in BUCKETS if size >= len(blocks)))
         # One core: threads that share a batch wait for each other in busy loops, and where another program wants a
         # core too, it takes ten times as long. Threads side by side, each with a batch, are faster in any case.

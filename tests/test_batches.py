@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from test_wav2vec import LARGE, PLAN, SIZE, networks, voices
 
-from sedstream.encoders.batches import halving
+from sedstream.encoders.batches import BUCKETS, halving, shares
 from sedstream.encoders.graphs import Graphs
 from sedstream.errors import BadInput, Unavailable
 from sedstream.grid import HOP, Plan
@@ -39,6 +39,19 @@ def test_halves_until_it_fits(fits: int) -> None:
     assert torch.cat(answers).tolist() == list(range(8))
     assert all(len(answer) <= fits for answer in answers)
     assert less == [count for count in tried if count > fits]
+
+
+@pytest.mark.parametrize("most", [8, 64, 512])
+def test_batches_are_nearly_full(most: int) -> None:
+    for rows in range(1, 1500):
+        parts = list(shares(rows, most))
+        assert sum(parts) == rows
+        assert max(parts) <= most
+        computed = sum(next(size for size in BUCKETS if size >= part) for part in parts)
+        assert computed < 4 / 3 * rows + 64
+        assert len(parts) <= rows // most + 5
+    assert list(shares(800, 512)) == [512, 256, 32]
+    assert list(shares(500, 512)) == [500]
 
 
 def test_one_row_is_too_much() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sedstream.encoders import checkpoints
 from sedstream.encoders.heads import FrameHead, LinearHead
 from sedstream.encoders.networks import OverlappingNetwork
+from sedstream.encoders.strided import convolve
 from sedstream.encoders.wav2vec import STRIDES, Wav2VecEncoder
 from sedstream.errors import BadInput, BadModel
 from sedstream.events import Update
@@ -92,6 +93,19 @@ def small(**changes: object) -> Wav2VecEncoder:
         for parameter in encoder.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return encoder
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("norm", ["layer", "group"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolutions_as_products(norm: str, bias: bool) -> None:
+    """What a GPU runs, here on the CPU: torchaudio's numbers, from the shortest window on."""
+    encoder = small(norm=norm, bias=bias)
+    for samples in (400, 719, 720, 721, 4_000, 4_321):
+        heard = voices(3, samples)
+        found, expected = convolve(encoder.extractor.conv_layers, heard), encoder.extract_plainly(heard)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()

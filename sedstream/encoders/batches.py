@@ -1,17 +1,32 @@
-"""What to do when a batch does not fit in memory: half of it at a time."""
+"""How many rows share a batch of a GPU, and what to do when one does not fit in memory: half of it at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 
 from ..errors import Unavailable
 
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
+BUSY = 64
+"""Rows that keep a GPU busy: a smaller batch is answered hardly sooner."""
 Answer = TypeVar("Answer")
 FULL = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 """What else says so, in a plain RuntimeError: a CPU, pinned memory, CUDA's libraries."""
+
+
+def shares(rows: int, most: int) -> Iterator[int]:
+    """How many of some rows go into each batch, none of more than `most`, a bucket: of a large one that is not full, at
+    most a quarter is idle."""
+    while rows:
+        bucket = next(size for size in BUCKETS if size >= min(rows, most))
+        if bucket > BUSY and rows < 0.75 * bucket:
+            bucket //= 2
+        yield min(rows, bucket)
+        rows -= min(rows, bucket)
 
 
 def halving(

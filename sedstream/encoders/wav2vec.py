@@ -21,6 +21,7 @@ from torchaudio.models import wav2vec2_model, wavlm_model
 
 from ..errors import BadInput, BadModel
 from .attention import Attend, Flex, GatedAttention, masked, pairs
+from .strided import convolve
 
 FIELD = 400
 """Samples that one frame hears."""
@@ -155,14 +156,23 @@ class Wav2VecEncoder(nn.Module):
 
     def extract(self, samples: Tensor) -> Tensor:
         """Samples float32 `[B, W]` -> what the convolutions make of them, `[B, (W - 80) // 320, channels]`."""
+        if samples.is_cuda and not torch.is_grad_enabled():
+            return convolve(self.extractor.conv_layers, self._waves(samples))
+        return self.extract_plainly(samples)
+
+    def extract_plainly(self, samples: Tensor) -> Tensor:
+        """The same by torch's convolutions, which are the faster ones on a CPU."""
+        features: Tensor = self.extractor(self._waves(samples), None)[0]
+        return features
+
+    def _waves(self, samples: Tensor) -> Tensor:
         if samples.shape[1] < FIELD:
             raise BadInput(f"Bad window of {samples.shape[1]} samples, expected {FIELD} or more")
         if self.wave == "centred":
             samples = samples - samples.mean(1, keepdim=True)
         elif self.wave == "normalised":
             samples = F.layer_norm(samples, samples.shape[1:], eps=self.epsilon)
-        features: Tensor = self.extractor(samples.to(self.dtype), None)[0]
-        return features
+        return samples.to(self.dtype)
 
     def encode(self, features: Tensor) -> Tensor:
         """What the convolutions made `[B, T, channels]` -> features float32 `[B, T, D]`."""

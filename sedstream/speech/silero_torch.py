@@ -79,6 +79,11 @@ class SileroTorch:
 
     def _answer(self, chunks: Tensor, state: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Chunks ``[B, n, 576]`` and states ``[2, B, 128]`` -> probabilities ``[B, n]`` and the states after them."""
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            told, after = self._network(chunks, state)
+        return told.cpu().numpy(), after.cpu().numpy()
+
+    def _network(self, chunks: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         sessions, count, _ = chunks.shape
         x = F.pad(chunks.flatten(0, 1)[:, None], (0, REFLECTED), mode="reflect")
         real, imaginary = F.conv1d(x, self._basis, stride=STRIDE).chunk(2, 1)
@@ -87,5 +92,4 @@ class SileroTorch:
             x = F.relu(F.conv1d(x, weight, bias, stride, padding=1))
         hidden, (h, c) = self._lstm(x.view(sessions, count, -1), (state[:1], state[1:]))
         weight, bias = self._last
-        told = F.linear(F.relu(hidden), weight[:, :, 0], bias).sigmoid()[..., 0]
-        return told.cpu().numpy(), torch.cat([h, c]).cpu().numpy()
+        return F.linear(F.relu(hidden), weight[:, :, 0], bias).sigmoid()[..., 0], torch.cat([h, c])
