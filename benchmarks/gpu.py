@@ -8,8 +8,9 @@ see that it runs; nothing is written then.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,22 @@ LIMIT = 0.5
 
 
 def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, float]:
-    """The most sessions of which every block is answered within the limit at p99, by halving, and their p99."""
-
-    def slow(count: int) -> float:
-        return sorted(ticks(model, plan, count, times))[-2]
-
+    """The most sessions of which every block is answered within the limit at p99, and their p99; about, by trying a few
+    ticks of twice as many and then of numbers between, and at last as many ticks as it takes."""
     limit = min(LIMIT, seconds(plan.step))
-    low, took, count = 0, 0.0, 1
-    while count <= most and (now := slow(count)) <= limit:
-        low, took, count = count, now, count * 2
-    high = count
+
+    def fits(count: int) -> bool:
+        return max(ticks(model, plan, count, min(times, 3))) <= limit
+
+    low = 1
+    while 2 * low <= most and fits(2 * low):
+        low *= 2
+    high = min(2 * low, most + 1)
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
-        now = slow(middle)
-        low, took, high = (middle, now, high) if now <= limit else (low, took, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    while (took := sorted(ticks(model, plan, low, times))[-2]) > limit and low > 1:
+        low = min(low - 1, round(0.96 * low))
     return low, took
 
 
@@ -87,7 +90,8 @@ def speechbrain(arguments: dict[str, Any], device: str, samples: int, rows: int)
     labels = CategoricalEncoder()
     labels.update_from_iterable("nsha")
     labels.expect_len(4)
-    encoder = Encoder()
+    with torch.device(device):
+        encoder = Encoder()
     peer = Speech_Emotion_Diarization(
         modules={
             "input_norm": InputNormalization(norm_type="sentence", std_norm=False),
@@ -173,7 +177,14 @@ def main() -> None:
         shapes = {"WavLM-large": LARGE, "WavLM-base+": BASE_PLUS}
         lines = measure(shapes, device, most=32_768, rows=512, times=TICKS, size=8192)
         head = f"{torch.cuda.get_device_name()}, random weights, model alone, audio in memory."
-        write("GPU", "\n".join([head, "", *lines]))
+        write("GPU", "\n".join([head, "", *told(lines)]))
+
+
+def told(lines: Iterable[str]) -> Iterator[str]:
+    """The lines as they come, shown as well: it takes minutes."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+        yield line
 
 
 def measure(
@@ -212,7 +223,7 @@ def measure(
     del model
     forget()
     yield ""
-    yield from steps.table(shape, device, rows, min(times, 5))
+    yield from steps.table(shape, device, max(2, rows // 2), min(times, 3))
 
 
 if __name__ == "__main__":

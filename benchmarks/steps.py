@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sedstream
+from sedstream.encoders import attention
 from sedstream.encoders.graphs import Graphs
 from sedstream.encoders.transfers import Transfers
 from sedstream.front import LIBRARY
@@ -85,6 +87,19 @@ def by_torchaudio(model: Model) -> Model:
     return model
 
 
+def by_repeating(model: Model) -> Model:
+    """WavLM's gated biases as an elementwise product."""
+    network: Any = model._network
+    inner = network.forward
+
+    def forward(*arguments: Any) -> Any:
+        with mock.patch.object(attention, "product", attention.repeated):
+            return inner(*arguments)
+
+    network.forward = forward
+    return model
+
+
 def by_math(model: Model) -> Model:
     """Attention as it is written down: all scores, then the softmax, then the product."""
     network: Any = model._network
@@ -124,6 +139,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("WavLM: bf16", WINDOW, rows, lambda: without_graphs(wavlm(full)), lambda: without_graphs(wavlm())),
         ("WavLM: graphs", WINDOW, rows, lambda: without_graphs(wavlm()), wavlm),
         ("WavLM: convolutions as products", WINDOW, rows, lambda: by_torchaudio(wavlm()), wavlm),
+        ("WavLM: gated biases as products", WINDOW, rows, lambda: by_repeating(wavlm()), wavlm),
         ("WavLM: SDPA's own kernels", WINDOW, rows, lambda: by_math(wavlm()), wavlm),
         ("WavLM: convolutions remembered", WINDOW, rows, lambda: wavlm(**raw), lambda: wavlm(**raw, cached=True)),
         ("WavLM: rings, pure", WINDOW, rows, wavlm, lambda: on_rings(wavlm(), False)),
@@ -134,7 +150,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("default: copies beside computing", live, SEVERAL * rows, lambda: in_turn(default()), default),
     ]  # fmt: skip
     if device == "cuda":
-        cases.insert(4, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
+        cases.insert(5, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
     if device == "cuda" and LIBRARY.is_file():
         pure, native = (lambda: on_rings(wavlm(), False)), (lambda: on_rings(wavlm(), True))
         cases.append(("WavLM: rings, native", WINDOW, rows, pure, native))

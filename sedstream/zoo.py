@@ -124,7 +124,9 @@ class Model:
 
     def _part(self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan) -> tuple[Tensor, Tensor, list[Any]]:
         if self.device.type != "cpu":
-            with torch.cuda.device(self.device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # float32 is float32 there too, not TF32.
+            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False, fp32_precision="ieee")
+            with torch.cuda.device(self.device), exact:
                 return self._batch(blocks, before, plan, next(size for size in BUCKETS if size >= len(blocks)))
         # One core: threads that share a batch wait for each other in busy loops, and where another program wants a
         # core too, it takes ten times as long. Threads side by side, each with a batch, are faster in any case.

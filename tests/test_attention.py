@@ -8,7 +8,7 @@ from test_wav2vec import voices
 from torchaudio.models import wavlm_model
 
 from sedstream.encoders import checkpoints
-from sedstream.encoders.attention import flex, masked, pairs
+from sedstream.encoders.attention import flex, masked, pairs, product, repeated
 from sedstream.encoders.wav2vec import STRIDES, Wav2VecEncoder
 
 CONVOLUTIONS = [(16, n, s) for n, s in zip((10, 3, 3, 3, 3, 2, 2), STRIDES, strict=True)]
@@ -59,3 +59,13 @@ def test_both_agree() -> None:
     assert bias[0, 1, 3, 9] == table[1, 10 + 6]
     assert bias[0, 2, 30, 3] == table[2, 0]
     torch.testing.assert_close(masked(q, k, v, gate, bias), flex(q, k, v, gate, table), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_biases_are_the_same_either_way(dtype: torch.dtype) -> None:
+    """What a GPU runs, here on the CPU; to the bit, and with the alignment that the attention's kernel wants."""
+    gate, bias = torch.randn(3, 4, 27).to(dtype), pairs(torch.randn(4, 41).to(dtype), 27)
+    found = product(gate, bias)
+    assert torch.equal(found, repeated(gate, bias))
+    assert found.stride(-1) == 1
+    assert all(stride % 8 == 0 for stride in found.stride()[:-1])

@@ -113,7 +113,7 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
 def test_train_on_a_gpu(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     """The model that comes of it is an ordinary one, and a start for more."""
     settings = {"encoder": ENCODER, "head": HEAD, "workers": 2, "quiet": True, "name": "tiny", "device": "cuda"}
-    settings |= {"every": 0.1, "head_rate": 0.02, "encoder_rate": 0.005}
+    settings |= {"every": 0.4, "head_rate": 0.005, "encoder_rate": 0.001}
     report = train(data, tmp_path / "model", hours=1.6, init=checkpoint, average=0.8, **settings)
     assert report["uar"] > 0.7, report
     assert train(data, tmp_path / "more", hours=0.1, init=tmp_path / "model", **settings)["start"]["uar"] > 0.7
