@@ -207,7 +207,7 @@ def measure(
     ours, theirs = offline(model, several), speechbrain(shape, device, BATCH.step * HOP, several)
     yield from ("", "| WavLM-large, recordings | hours an hour |", "|---|---|")
     yield f"| sedstream, plan batch, bf16 | {ours:.0f} |"
-    yield f"| SpeechBrain `diarize_batch`, fp32, files of {seconds(BATCH.step)} s | {theirs:.0f} |"
+    yield f"| SpeechBrain `diarize_batch`, fp32 with TF32, files of {seconds(BATCH.step)} s | {theirs:.0f} |"
     yield f"| ratio, goal 10 | {ours / theirs:.1f} |"
 
     full = peak(device, size)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sedstream
-from sedstream.encoders import attention
+from sedstream.encoders import attention, wav2vec
 from sedstream.encoders.graphs import Graphs
 from sedstream.encoders.transfers import Transfers
 from sedstream.front import LIBRARY
@@ -100,6 +100,19 @@ def by_repeating(model: Model) -> Model:
     return model
 
 
+def by_cudnn(model: Model) -> Model:
+    """The convolution for positions as torchaudio has it."""
+    network: Any = model._network
+    inner = network.forward
+
+    def forward(*arguments: Any) -> Any:
+        with mock.patch.object(wav2vec, "position", lambda embedding, x: embedding(x)):
+            return inner(*arguments)
+
+    network.forward = forward
+    return model
+
+
 def by_math(model: Model) -> Model:
     """Attention as it is written down: all scores, then the softmax, then the product."""
     network: Any = model._network
@@ -139,6 +152,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("WavLM: bf16", WINDOW, rows, lambda: without_graphs(wavlm(full)), lambda: without_graphs(wavlm())),
         ("WavLM: graphs", WINDOW, rows, lambda: without_graphs(wavlm()), wavlm),
         ("WavLM: convolutions as products", WINDOW, rows, lambda: by_torchaudio(wavlm()), wavlm),
+        ("WavLM: positions as products", WINDOW, rows, lambda: by_cudnn(wavlm()), wavlm),
         ("WavLM: gated biases as products", WINDOW, rows, lambda: by_repeating(wavlm()), wavlm),
         ("WavLM: SDPA's own kernels", WINDOW, rows, lambda: by_math(wavlm()), wavlm),
         ("WavLM: convolutions remembered", WINDOW, rows, lambda: wavlm(**raw), lambda: wavlm(**raw, cached=True)),
@@ -150,7 +164,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("default: copies beside computing", live, SEVERAL * rows, lambda: in_turn(default()), default),
     ]  # fmt: skip
     if device == "cuda":
-        cases.insert(5, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
+        cases.insert(6, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
     if device == "cuda" and LIBRARY.is_file():
         pure, native = (lambda: on_rings(wavlm(), False)), (lambda: on_rings(wavlm(), True))
         cases.append(("WavLM: rings, native", WINDOW, rows, pure, native))

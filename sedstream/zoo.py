@@ -28,6 +28,7 @@ from .encoders.whisper import WhisperEncoder
 from .errors import BadInput, BadModel
 from .grid import HOP, RATE, Plan
 from .manifest import DEFAULT, File, Manifest, digest, find
+from .precision import PRECISIONS, exact
 from .ringed import RingedNetwork
 from .speech.silero import Silero
 from .speech.silero_torch import SileroTorch
@@ -45,12 +46,6 @@ FORMATS: dict[str, Callable[[Manifest], Mapping[str, Tensor]]] = {
 """How weights are read: tensors named ``encoder.*`` and ``head.*``."""
 SPEECHBRAIN = "wavlm-large-sed"
 """The model whose plans and decoder a SpeechBrain checkpoint gets that has no manifest."""
-PRECISIONS = {
-    "auto": torch.bfloat16,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 Array = NDArray[np.float32]
 Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to each of some things, in order of the things, wherever and whenever it likes."""
@@ -124,9 +119,7 @@ class Model:
 
     def _part(self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan) -> tuple[Tensor, Tensor, list[Any]]:
         if self.device.type != "cpu":
-            # float32 is float32 there too, not TF32.
-            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False, fp32_precision="ieee")
-            with torch.cuda.device(self.device), exact:
+            with torch.cuda.device(self.device), exact():
                 return self._batch(blocks, before, plan, next(size for size in BUCKETS if size >= len(blocks)))
         # One core: threads that share a batch wait for each other in busy loops, and where another program wants a
         # core too, it takes ten times as long. Threads side by side, each with a batch, are faster in any case.

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "sedstream"
 
 FLOORS = [
     {"errors"},
-    {"grid"},
+    {"grid", "precision"},
     {"events"},
     {"exports", "progress", "scoring"},
     {"audio", "speech", "encoders", "decoding"},
@@ -38,7 +38,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 ONLY_ABOVE = {"threading": "engine", "asyncio": "engine", "time": "engine", "logging": "engine"}
 FACES = {"progress", "training"}  # what people look at may know the clock
-TORCH = {"speech", "encoders", "front", "ringed", "zoo", "training"}
+TORCH = {"precision", "speech", "encoders", "front", "ringed", "zoo", "training"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from sedstream.encoders.batches import BUCKETS, halving, shares
 from sedstream.encoders.graphs import Graphs
 from sedstream.errors import BadInput, Unavailable
 from sedstream.grid import HOP, Plan
+from sedstream.precision import exact
 from sedstream.zoo import load
 
 TOO_MUCH = 2**56
@@ -86,6 +88,22 @@ def test_precision(tmp_path: Path) -> None:
     samples = voices(2, plan.window * HOP).numpy()
     ours = load(checkpoint)(samples, plan)[0]
     assert np.array_equal(load(checkpoint, precision="float32")(samples, plan)[0], ours)
+
+
+def test_float32_is_not_tf32() -> None:
+    """SpeechBrain allows it for the whole process; that is put back, after errors too."""
+    matrices, rest = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32
+    matrices.allow_tf32 = True
+    try:
+        with suppress(ArithmeticError), exact():
+            assert not matrices.allow_tf32
+            assert not rest.allow_tf32
+            raise ArithmeticError
+        assert matrices.allow_tf32
+        assert rest.allow_tf32
+    finally:
+        matrices.allow_tf32 = before
 
 
 @torch.inference_mode()
@@ -170,10 +188,11 @@ def test_graphs_replay_what_was_captured() -> None:
     before: list[tuple[object, bool]] = [(None, False)] * 4
     for block in range(4):
         window = samples[:, block * PLAN.step * HOP :][:, : PLAN.window * HOP]
-        expected = plain.head(plain.encoder(window))[0][:, PLAN.left : PLAN.left + PLAN.step]
-        found, _, memories = cached(window, PLAN, before)
+        with exact():
+            expected = plain.head(plain.encoder(window))[0][:, PLAN.left : PLAN.left + PLAN.step]
+            found, _, memories = cached(window, PLAN, before)
+            again = plain(window, PLAN, before)[0]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-        again = plain(window, PLAN, before)[0]
         torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
         before = [(memory, True) for memory in memories]
 

@@ -21,6 +21,7 @@ from torchaudio.models import wav2vec2_model, wavlm_model
 
 from ..errors import BadInput, BadModel
 from .attention import Attend, Flex, GatedAttention, masked, pairs
+from .positions import position
 from .strided import convolve
 
 FIELD = 400
@@ -31,8 +32,8 @@ CONVOLUTIONS = ((512, 10), *[(512, 3)] * 4, *[(512, 2)] * 2)
 2 wide."""
 WAVES = ("raw", "centred", "normalised")
 FLEX: Flex | None = None
-"""`attention.compiled()` where WavLM's attention is to be FlexAttention; None: SDPA. `python -m benchmarks attention`
-measures both: on a CPU FlexAttention is slower, and has to be compiled; on a GPU nobody measured it yet."""
+"""`attention.compiled()` where WavLM's attention is to be FlexAttention; None: SDPA, which is faster: on a CPU by
+`python -m benchmarks attention`, on a GPU by `python -m benchmarks gpu`."""
 
 
 class Wav2VecEncoder(nn.Module):
@@ -178,7 +179,8 @@ class Wav2VecEncoder(nn.Module):
         """What the convolutions made `[B, T, channels]` -> features float32 `[B, T, D]`."""
         transformer = self.transformer
         x = self.projection(features)
-        x = x + transformer.pos_conv_embed(x)
+        fast = x.is_cuda and not torch.is_grad_enabled()
+        x = x + (position(transformer.pos_conv_embed, x) if fast else transformer.pos_conv_embed(x))
         # torchaudio's flag of the transformer says the opposite of that of its layers.
         if transformer.layer_norm_first:
             x = transformer.layer_norm(x)

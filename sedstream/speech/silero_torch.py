@@ -19,13 +19,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..precision import exact
 from .silero import State
 
 REFLECTED, STRIDE = 64, 128
 STRIDES = (1, 2, 2, 1)
 """Of the four convolutions."""
-FULL: dict[str, Any] = {"enabled": True, "allow_tf32": False, "fp32_precision": "ieee"}
-"""How cuDNN computes: float32 is float32, not TF32."""
 GROUP = 1024
 """Sessions of a batch at most: what its convolutions need is then about 50 MB a chunk of each."""
 
@@ -81,7 +80,7 @@ class SileroTorch:
 
     def _answer(self, chunks: Tensor, state: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Chunks ``[B, n, 576]`` and states ``[2, B, 128]`` -> probabilities ``[B, n]`` and the states after them."""
-        with torch.backends.cudnn.flags(**FULL):
+        with exact():
             told, after = self._network(chunks, state)
         return told.cpu().numpy(), after.cpu().numpy()
 

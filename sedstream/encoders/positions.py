@@ -1,0 +1,37 @@
+"""The convolution that tells a wav2vec transformer where a frame stands, as a matrix product a group, on a GPU.
+
+It is 128 frames wide and has 16 groups of 48 or 64 channels, for which cuDNN has nothing fast. For D frames of answers
+at once a group reads D + 127 frames; with all of their channels as one row it is multiplied by a matrix in which the
+weights stand D times, each time a frame lower (Toeplitz). The zeros between cost (D + 127) / 128 times the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TOGETHER = 16
+"""Answers D that share a row: with more the matrix has more zeros, with fewer the rows repeat more of each other."""
+
+
+def position(embedding: Any, x: Tensor) -> Tensor:
+    """torchaudio's ``pos_conv_embed`` of frames `[B, T, width]`, as it gives it."""
+    convolution = embedding.conv
+    weight, groups = convolution.weight, convolution.groups  # [width, width / groups, K]
+    batch, frames, width = x.shape
+    channels, size = width // groups, weight.shape[2]
+    count, reads = -(-frames // TOGETHER), TOGETHER + size - 1
+
+    taps = weight.view(groups, channels, channels, size).permute(0, 3, 2, 1)
+    shifted = F.pad(taps, (0, 0, 0, 0, TOGETHER - 1, TOGETHER - 1)).unfold(1, TOGETHER, 1).flip(-1)
+    matrix = shifted.permute(0, 1, 2, 4, 3).reshape(groups, reads * channels, TOGETHER * channels)
+
+    before = size // 2
+    padded = F.pad(x, (0, 0, before, (count - 1) * TOGETHER + reads - before - frames))
+    rows = padded.view(batch, -1, groups, channels).unfold(1, reads, TOGETHER).permute(2, 0, 1, 4, 3)
+    answer = torch.bmm(rows.reshape(groups, batch * count, reads * channels), matrix)
+    answer = answer.view(groups, batch, count, TOGETHER, channels).permute(1, 2, 3, 0, 4)
+    return F.gelu(answer.reshape(batch, count * TOGETHER, width)[:, :frames] + convolution.bias)
