@@ -9,7 +9,8 @@ recurrence starts anew in every chunk, the forward one goes on).
 Whisper adds absolute positions to its input, which would run out. Here every frame has the same position, and what the
 positions did to the attention, as a function of the distance of two frames, is a table that is added to its scores.
 
-`forward` answers a whole recording at once with exactly the numbers that `advance` gives chunk by chunk.
+`forward` answers a whole recording at once with exactly the numbers that `advance` gives chunk by chunk, up to the
+first turn of its states (see `relay`): the windows of a training are as long as that.
 """
 
 from __future__ import annotations

@@ -156,7 +156,8 @@ class CachedNetwork(Network):
     """Encodes each frame once. A block answers for frames [k·step, (k + 1)·step) and encodes as many, `right` later.
 
     The last frame of look-ahead is what the encoder's convolutions need. A session that begins, or goes on after
-    blocks that nobody asked for, first encodes the chunk before this one: the block holds its samples too.
+    blocks that nobody asked for, first encodes the chunk before this one: the block holds its samples too. What goes on
+    from chunk to chunk are relays of two states: see `relay`.
 
     On a GPU memories are slots; on a CPU, where batches are small and run side by side, they are tensors.
     """
