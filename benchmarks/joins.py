@@ -1,21 +1,23 @@
 """A long recording against its pieces: ``python -m benchmarks joins [--hours 10] [--folder DIR] [--model M]``.
 
 Recordings drawn from a folder (by default the demonstration clips), each at a level of its own, are joined to calls of
-about a minute, and the calls end to end to one recording. From some seconds behind each join on, when what the model
-and the VAD remember of the call before has faded, the long answer must give each frame the label that the call alone
-has, until its last two seconds, in which the next call is already heard. Calls begin on the grid of the plan's blocks:
-elsewhere the model would see other windows of the same sound. Memory is that of ``sedstream diarize`` in a process of
-its own.
+about four minutes, and the calls end to end to one recording. When a session has forgotten the call before, the long
+answer must give each frame the label that the call alone has, until its last two seconds, in which the next call is
+already heard. ``forgotten`` says how late that is at the latest; how it is before that is told too. Calls begin where
+the VAD's states turn, and on the grid of the plan's blocks: elsewhere the models would see other windows of the same
+sound. Memory is that of ``sedstream diarize`` in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +27,41 @@ from numpy.typing import NDArray
 import sedstream
 from sedstream.audio.files import open_recording
 from sedstream.audio.resample import Resampler
-from sedstream.grid import HOP, RATE
+from sedstream.grid import HOP, PERIOD, RATE, Plan
+from sedstream.manifest import Manifest
 from sedstream.offline import mix
 from sedstream.sources import find_recordings
+from sedstream.speech import relay
+from sedstream.speech.level import FADE, MOST, SOFT
+from sedstream.speech.silero import CHUNK
 
 from .report import ROOT, write
 from .speed import run
 
 Samples = NDArray[np.int16]
 CALLS = 24
-SECONDS = 60
+SECONDS = 240
 """Of a call, at least."""
-FORGET, AHEAD = 10 * RATE // HOP, 2 * RATE // HOP
-"""Frames of a call that are not compared: at its start, at its end."""
+SOON, AHEAD = 10 * RATE // HOP, 2 * RATE // HOP
+"""Frames of a call: from where on it is compared too early, how many at its end are never compared."""
 SILENCE = -1
 
 
+def forgotten(manifest: Manifest, plan: Plan) -> int:
+    """Frames after which a session in which speech goes on knows of nothing before them.
+
+    One after another: a full-scale peak before the VAD, the VAD's state, the loudness that the encoder measures
+    against, the keys and values of each of its layers, the head's state. What is left is what was decided: speech goes
+    on until it is unlikely, an emotion until another is likely.
+    """
+    level = 20 * math.log10(MOST / SOFT) / FADE * RATE / HOP
+    vad = (relay.PERIOD + relay.OVERLAP) * CHUNK // HOP
+    layers = manifest.encoder["layers"] * (manifest.encoder["left"] + plan.step)
+    return math.ceil(level) + vad + 2 * PERIOD + layers + 2 * PERIOD
+
+
 def call(paths: list[Path], dice: random.Random, grid: int) -> Samples:
-    """A minute of recordings at one level, silence to the next multiple of ``grid`` samples behind it."""
+    """Four minutes of recordings at one level, silence to the next multiple of ``grid`` samples behind it."""
     parts: list[NDArray[np.float32]] = []
     while sum(map(len, parts)) < SECONDS * RATE:
         recording = open_recording(dice.choice(paths))
@@ -62,6 +81,18 @@ def labels(segments: Iterable[tuple[int, int, str]], frames: int, names: tuple[s
     return found
 
 
+def compare(there: NDArray[np.int8], alone: NDArray[np.int8]) -> dict[str, int]:
+    """Frames and joins that count, of a call in the long recording and alone."""
+    both = (there != SILENCE) & (alone != SILENCE)
+    return {
+        "compared": len(alone),
+        "spoken": int(both.sum()),
+        "other": int((there[both] != alone[both]).sum()),
+        "moved": int(((there == SILENCE) != (alone == SILENCE)).sum()),
+        "exact": int(np.array_equal(there, alone)),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks joins", description=__doc__)
     parser.add_argument("--hours", type=float, default=10.0, help="of the recording (%(default)s)")
@@ -71,7 +102,8 @@ def main() -> None:
     dice = random.Random(1)
     model = sedstream.load(options.model)
     names = model.manifest.labels
-    grid = model.manifest.plan("batch").step * HOP
+    plan = model.manifest.plan("batch")
+    grid = math.lcm(plan.step * HOP, relay.PERIOD * CHUNK)
     paths = [path for path, _ in find_recordings([options.folder])]
     calls = [call(paths, dice, grid) for _ in range(CALLS)]
     pieces = []
@@ -92,19 +124,15 @@ def main() -> None:
     total = sum(len(pieces[n]) for n in order)
     spans = [(round(row["start"] * RATE / HOP), round(row["end"] * RATE / HOP), row["emotion"]) for row in rows]
     whole = labels(spans, total, names)
-    start, compared, spoken, other, moved, exact = len(pieces[order[0]]), 0, 0, 0, 0, 0
-    last = []
+    start, last = len(pieces[order[0]]), []
+    horizons = {after: Counter[str]() for after in (SOON, forgotten(model.manifest, plan))}
     for n in order[1:]:
         piece = pieces[n]
         there, alone = (track[:-AHEAD] for track in (whole[start : start + len(piece)], piece))
         start += len(piece)
         last.append(int(np.flatnonzero(there != alone).max(initial=-1)) + 1)
-        there, alone = there[FORGET:], alone[FORGET:]
-        both = (there != SILENCE) & (alone != SILENCE)
-        wrong = int((there[both] != alone[both]).sum())
-        compared, spoken, other = compared + len(alone), spoken + int(both.sum()), other + wrong
-        moved += int(((there == SILENCE) != (alone == SILENCE)).sum())
-        exact += np.array_equal(there, alone)
+        for after, counts in horizons.items():
+            counts.update(compare(there[after:], alone[after:]))
     heard = {name for n in order for name in np.array(names)[np.unique(pieces[n][pieces[n] != SILENCE])]}
     seconds = total * HOP / RATE
     drawn = f"recordings from `{Path(options.folder).name}`, `{model.manifest.name}`, plan batch"
@@ -112,20 +140,34 @@ def main() -> None:
     def at(share: float) -> float:
         return float(np.quantile(last, share)) * HOP / RATE
 
+    def row(title: str, cell: Callable[[Counter[str]], str]) -> str:
+        return f"| {title} | {' | '.join(map(cell, horizons.values()))} |"
+
+    rows = (
+        row("joins whose call has the same label or silence in every frame as alone", lambda c: f"{c['exact']}"),
+        row("frames compared", lambda c: f"{c['compared']:,}"),
+        row(
+            "frames of speech in both, with another label",
+            lambda c: f"{c['other']:,} of {c['spoken']:,} ({c['other'] / max(1, c['spoken']):.4%})",
+        ),
+        row("frames of speech in one only", lambda c: f"{c['moved']:,}"),
+    )
     write(
         "Joins",
         f"""
 | {seconds / 3600:.2f} h of {len(order)} calls end to end, {drawn} | |
 |---|---|
 | joins | {len(order) - 1} |
-| joins whose call has, from {FORGET * HOP // RATE} s on, the same label or silence in every frame as alone | {exact} |
-| frames compared | {compared:,} |
-| frames of speech in both, with another label | {other:,} of {spoken:,} ({other / max(1, spoken):.4%}) |
-| frames of speech in one only | {moved:,} |
 | from where on after a join all frames are the same, median and most | {at(0.5):.1f} s, {at(1):.1f} s |
 | labels that occur | {", ".join(sorted(heard))} |
 | times real time | {seconds / wall:.0f} |
 | peak memory of the process | {memory:.0f} MiB |
+
+| from so many seconds after a join on | {" | ".join(f"{after * HOP / RATE:.1f}" for after in horizons)} |
+|---|{"---|" * len(horizons)}
+{chr(10).join(rows)}
+
+The later one is when a session has forgotten what was before.
 """,
     )
 

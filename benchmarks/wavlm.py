@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sedstream.encoders.heads import LinearHead
 from sedstream.encoders.networks import OverlappingNetwork
+from sedstream.encoders.relay import Before
 from sedstream.encoders.wav2vec import Wav2VecEncoder
 from sedstream.grid import HOP, Plan
 from sedstream.manifest import Manifest, find
@@ -72,14 +73,14 @@ def speech(count: int, samples: int, first: int = 0) -> list[Array]:
 
 def ticks(model: Model, plan: Plan, count: int, times: int = TICKS) -> list[float]:
     """Seconds that a block of each of ``count`` sessions takes, again and again, model alone."""
-    before: list[Any] = [(None, False)] * count
+    before = [Before()] * count
     took = []
     for number in range(times + 2):
         blocks = speech(count, plan.window * HOP, number * plan.step * HOP)
         began = time.perf_counter()
         _, _, memories = model(blocks, plan, before=before)
         took.append(time.perf_counter() - began)
-        before = [(memory, True) for memory in memories]
+        before = [Before(memory, True) for memory in memories]
     return took[2:]  # the first ones begin, choose kernels and capture
 
 

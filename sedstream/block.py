@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .grid import Plan
-from .speech.silero import State
+from .speech.relay import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,9 @@ class Block:
     """What the models must read next for one session.
 
     ``samples`` ``[plan.window·320]`` f32: the window. ``chunks`` ``[n, 576]`` f32 and ``state``: for the VAD,
-    which reads each sample once. ``memory``: what the model gave with its last answer, None at first; ``follows``:
-    that was the answer to the block right before this one.
+    which reads each sample once. ``memory``: what the model gave with its last answer, None at first and when that is
+    two periods ago; ``follows``: that was the answer to the block right before this one; ``turns``: a period has begun
+    since.
     """
 
     plan: Plan
@@ -27,3 +28,4 @@ class Block:
     state: State
     memory: Any
     follows: bool
+    turns: bool

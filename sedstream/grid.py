@@ -11,6 +11,9 @@ RATE = 16_000
 """Samples per second inside sedstream."""
 HOP = 320
 """Samples per frame: 20 ms."""
+PERIOD = 384
+"""Frames (7.68 s) after which a session begins to forget, see ``encoders/relay.py``: a whole number of blocks of every
+plan of the default model."""
 
 
 def frames_of(samples: int) -> int:
@@ -67,3 +70,7 @@ class Plan:
         """First and last (exclusive) sample that ``block`` reads; the first is negative at the start."""
         first = block * self.step
         return (first - self.left) * HOP, (first + self.step + self.right) * HOP
+
+    def period(self, block: int) -> int:
+        """In which period ``block`` stands: they are of PERIOD frames, or as many more as make a whole block."""
+        return block // -(-PERIOD // self.step)

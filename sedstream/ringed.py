@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .encoders.networks import Answer, Network
+from .encoders.relay import Before
 from .encoders.slots import FEW, SPARE, Slot, Slots, upload
 from .front import EPSILON, Rings
 from .grid import HOP, Plan
@@ -48,7 +49,7 @@ class RingedNetwork(Network):
             encoder.wave = "raw"
         self._rings: dict[Plan, tuple[Slots, Rings]] = {}
 
-    def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+    def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         if plan.whole:
             if self._normalise:
                 samples = F.layer_norm(samples, samples.shape[1:], eps=EPSILON)
@@ -58,18 +59,18 @@ class RingedNetwork(Network):
             rings = Rings(FEW, (plan.window + plan.step) * HOP, device=samples.device)
             self._rings[plan] = Slots([], samples.device, rings.grow), rings
         slots, rings = self._rings[plan]
-        starting = iter(slots.take(sum(not follows for _, follows in before)))
+        starting = iter(slots.take(sum(not b.follows for b in before)))
         places, ends = [], []
-        for memory, follows in before:
+        for memory, follows, _ in before:
             old = memory if follows else Heard(next(starting), (plan.window - plan.step) * HOP, None)
             places.append(SPARE if old is None else old.slot)
             ends.append(plan.window * HOP if old is None else old.end + plan.step * HOP)
         numbers = [place if isinstance(place, int) else place.number for place in places]
         slot, end = upload([numbers, ends], samples.device)
         rings.write(slot, end - samples.shape[1], samples)
-        width, _ = self.network.reads(plan, all(follows for _, follows in before))
+        width, _ = self.network.reads(plan, all(b.follows for b in before))
         windows = rings.windows(slot, end, width, normalise=self._normalise, native=self._native)
-        inner = [(None if memory is None else memory.memory, follows) for memory, follows in before]
+        inner = [b if b.memory is None else b._replace(memory=b.memory.memory) for b in before]
         logits, affect, memories = self.network(windows, plan, inner)
         heard = [
             None if isinstance(place, int) else Heard(place, end, memory)

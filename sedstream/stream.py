@@ -22,7 +22,8 @@ from .events import Arousal, End, Event, Final, Flushed, Gap, Segment, SpeechEnd
 from .grid import HOP, Plan, frames_of
 from .manifest import Manifest
 from .speech.level import Level
-from .speech.silero import CHUNK, CONTEXT, State, new_state
+from .speech.relay import State, new_state
+from .speech.silero import CHUNK, CONTEXT
 from .speech.vad import Segmenter, chunks_for
 
 Array = NDArray[np.float32]
@@ -79,6 +80,7 @@ class Stream:
         self._state = new_state()
         self._memory: Any = None
         self._follows = False
+        self._period = 0  # in which the memory is from
         self._heard = 0  # VAD chunks heard in this span
         self._fed = 0  # frames of this span given to the decoder
         self._flags = np.empty(0, np.bool_)  # VAD decisions of frames from _fed on
@@ -159,7 +161,10 @@ class Stream:
         audio = self._read(self._heard * CHUNK - CONTEXT, heard * CHUNK, limit)
         rows = np.arange(heard - self._heard)[:, None] * CHUNK + np.arange(CONTEXT + CHUNK)
         window, chunks = self._read(start, end, limit), self._level(audio[rows])
-        block = Block(self.plan, window, chunks, self._state, self._memory, self._follows)
+        turns = self.plan.period(self._index) - self._period
+        if turns > 1:  # both of the states that it holds have been followed by others
+            self._memory = None
+        block = Block(self.plan, window, chunks, self._state, self._memory, self._follows, turns == 1)
         self._heard = heard
         self._in_block = True
         return block
@@ -182,7 +187,7 @@ class Stream:
         a silent block, after which the model goes on with the memory that it had."""
         self._follows = scores is not None
         if self._follows:
-            self._memory = memory
+            self._memory, self._period = memory, self.plan.period(self._index)
         if scores is None or affect is None:
             scores = np.zeros((self.plan.step, len(self.labels)), np.float32)
             affect = np.zeros((self.plan.step, 2), np.float32)

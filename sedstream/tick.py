@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 from .block import Block
+from .encoders.relay import Before
 from .stream import Stream
 from .zoo import Model, Spread
 
@@ -29,7 +30,7 @@ def tick(model: Model, streams: Iterable[Stream], spread: Spread = map) -> int:
             stream.push(None, None)
     for plan, size in {(block.plan, len(block.samples)): None for _, block in spoken}:
         rows = [(stream, block) for stream, block in spoken if (block.plan, len(block.samples)) == (plan, size)]
-        before = [(block.memory, block.follows) for _, block in rows]
+        before = [Before(block.memory, block.follows, block.turns) for _, block in rows]
         scores, affect, memories = model([block.samples for _, block in rows], plan, spread, before)
         for n, (stream, _) in enumerate(rows):
             stream.push(scores[n], affect[n], memories[n])

@@ -10,7 +10,8 @@ import numpy as np
 
 from .block import Block
 from .grid import HOP
-from .speech.silero import CHUNK, CONTEXT, State
+from .speech.relay import State
+from .speech.silero import CHUNK, CONTEXT
 from .stream import Array, Stream
 
 
@@ -25,7 +26,7 @@ class WholeStream(Stream):
             return None
         self._in_block = True
         samples = self._read(0, self._at - self._origin * HOP, None)
-        return Block(self.plan, samples, np.empty((0, CONTEXT + CHUNK), np.float32), self._state, None, False)
+        return Block(self.plan, samples, np.empty((0, CONTEXT + CHUNK), np.float32), self._state, None, False, False)
 
     def hear(self, probabilities: Array, state: State) -> bool:
         return True

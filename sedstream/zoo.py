@@ -21,6 +21,7 @@ from .encoders.batches import BUCKETS, halving, shares
 from .encoders.cached import CachedEncoder
 from .encoders.heads import CachedHead, FrameHead, LinearHead
 from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
+from .encoders.relay import Before
 from .encoders.slots import IDLE
 from .encoders.transfers import Transfers
 from .encoders.wav2vec import Wav2VecEncoder
@@ -30,6 +31,7 @@ from .grid import HOP, RATE, Plan
 from .manifest import DEFAULT, File, Manifest, digest, find
 from .precision import PRECISIONS, exact
 from .ringed import RingedNetwork
+from .speech.relay import Relay
 from .speech.silero import Silero
 from .speech.silero_torch import SileroTorch
 
@@ -49,9 +51,6 @@ SPEECHBRAIN = "wavlm-large-sed"
 Array = NDArray[np.float32]
 Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to each of some things, in order of the things, wherever and whenever it likes."""
-Before: TypeAlias = tuple[Any, bool]
-"""What a session remembers: the memory that came with its last answer (None: nothing yet), and whether that was the
-answer to the block right before this one."""
 
 
 class Model:
@@ -60,7 +59,7 @@ class Model:
     def __init__(self, manifest: Manifest, network: Network, device: torch.device) -> None:
         self.manifest = manifest
         self.device = device
-        self.silero = Silero() if device.type == "cpu" else SileroTorch(device)
+        self.silero = Relay(Silero() if device.type == "cpu" else SileroTorch(device))
         self._network = network.to(device).eval()
         self._transfers = Transfers(device)
         self._most = BUCKETS[-1]  # rows of a batch on a GPU: less than that since its memory did not hold more
@@ -79,13 +78,13 @@ class Model:
 
         A row's answer does not depend on the other rows: rows are computed in batches of fixed sizes, which for a plan
         on a CPU is one size, just large enough to keep a core busy. ``spread``: ``map``, or that of a pool of threads
-        started with :func:`one_core`, for the batches on a CPU. ``before``: see :data:`Before`; None: all sessions
+        started with :func:`one_core`, for the batches on a CPU. ``before``: what each session remembers; None: all
         begin.
         """
-        before = [(None, False)] * len(blocks) if before is None else before
+        before = [Before()] * len(blocks) if before is None else before
         cpu = self.device.type == "cpu"
         # Those that begin cost an encoding more, for all of their batch: they go together.
-        order = sorted(range(len(blocks)), key=lambda row: before[row][1])
+        order = sorted(range(len(blocks)), key=lambda row: before[row].follows)
         if cpu or plan.whole:
             size = self._network.rows(plan) if cpu else 1
             parts = [order[n : n + size] for n in range(0, len(order), size)]
@@ -138,7 +137,7 @@ class Model:
     ) -> tuple[Tensor, Tensor, list[Any]]:
         """The answers on the host; from a GPU once all that is sent for has come."""
         rows = len(blocks)
-        read, dtype = self._network.reads(plan, all(follows for _, follows in before))
+        read, dtype = self._network.reads(plan, all(b.follows for b in before))
         samples = self._transfers.send([block[-read:] for block in blocks], size, dtype)
         logits, affect, memories = self._network(samples, plan, [*before, *[IDLE] * (size - rows)])
         scores = torch.log_softmax(logits[:rows] / self.manifest.temperature, dim=-1)
@@ -152,7 +151,7 @@ class Model:
         for rows in sizes:
             _, _, memories = self([blank] * rows, plan)
             if full:
-                self([blank] * rows, plan, before=[(memory, True) for memory in memories])
+                self([blank] * rows, plan, before=[Before(memory, True) for memory in memories])
 
 
 def one_core() -> None:

@@ -18,6 +18,7 @@ from test_wav2vec import LARGE, PLAN, SIZE, networks, voices
 
 from sedstream.encoders.batches import BUCKETS, halving, shares
 from sedstream.encoders.graphs import Graphs
+from sedstream.encoders.relay import Before
 from sedstream.errors import BadInput, Unavailable
 from sedstream.grid import HOP, Plan
 from sedstream.precision import exact
@@ -112,7 +113,7 @@ def test_half_the_bits_give_nearly_the_same() -> None:
     plain, half = networks()[0], networks()[0]
     half.halve(torch.bfloat16)
     samples = voices(2, PLAN.window * HOP)
-    before = [(None, False)] * 2
+    before = [Before()] * 2
     expected, found = plain(samples, PLAN, before)[0], half(samples, PLAN, before)[0]
     assert half.encoder.dtype == torch.bfloat16
     assert found.dtype == torch.float32
@@ -185,7 +186,7 @@ def test_a_graph_for_each_shape_and_constant() -> None:
 def test_graphs_replay_what_was_captured() -> None:
     plain, cached = (network.cuda() for network in networks())
     samples = voices(4, (PLAN.window + 3 * PLAN.step) * HOP).cuda()
-    before: list[tuple[object, bool]] = [(None, False)] * 4
+    before = [Before()] * 4
     for block in range(4):
         window = samples[:, block * PLAN.step * HOP :][:, : PLAN.window * HOP]
         with exact():
@@ -194,7 +195,7 @@ def test_graphs_replay_what_was_captured() -> None:
             again = plain(window, PLAN, before)[0]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
-        before = [(memory, True) for memory in memories]
+        before = [Before(memory, True) for memory in memories]
 
 
 @pytest.mark.gpu

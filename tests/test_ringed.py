@@ -15,6 +15,7 @@ from test_wav2vec import LARGE, PLAN, SIZE, networks, run, small, voices
 
 from sedstream.encoders.heads import LinearHead
 from sedstream.encoders.networks import Network, OverlappingNetwork
+from sedstream.encoders.relay import Before
 from sedstream.encoders.slots import FEW, IDLE
 from sedstream.errors import BadInput
 from sedstream.grid import HOP, Plan
@@ -23,7 +24,6 @@ from sedstream.ringed import Heard, RingedNetwork
 from sedstream.zoo import Model, load
 
 Array = NDArray[np.float32]
-Before = list[tuple[object, bool]]
 STEP = PLAN.step * HOP
 
 
@@ -48,11 +48,11 @@ def test_rings_change_no_number(cached: bool, rows: int) -> None:
     new: list[object] = [None] * rows
     for k in range(count):
         follows = [0 < k != n + 2 for n in range(rows)]
-        expected, _, old = plain(window(sound, k), PLAN, [*zip(old, follows, strict=True), IDLE])
+        expected, _, old = plain(window(sound, k), PLAN, [*map(Before, old, follows), IDLE])
         length, dtype = ringed.reads(PLAN, all(follows))
         assert (length, dtype) == ((PLAN.step if all(follows) else PLAN.window) * HOP, torch.int16)
         sent = window(samples, k)[:, -length:]
-        found, _, new = ringed(sent, PLAN, [*zip(new, follows, strict=True), IDLE])
+        found, _, new = ringed(sent, PLAN, [*map(Before, new, follows), IDLE])
         assert torch.equal(found[:rows], expected[:rows])
         assert new[rows] is None
         old, new = old[:rows], new[:rows]
@@ -69,12 +69,12 @@ def test_rings_change_no_number(cached: bool, rows: int) -> None:
 def test_a_block_may_be_answered_again() -> None:
     network = RingedNetwork(networks()[1])
     samples, _ = heard(2, 3)
-    begun = network(window(samples, 0), PLAN, [(None, False)] * 2)[2]
-    before: Before = [(memory, True) for memory in begun]
+    begun = network(window(samples, 0), PLAN, [Before()] * 2)[2]
+    before = [Before(memory, True) for memory in begun]
     expected, _, then = network(window(samples, 1)[:, -STEP:], PLAN, before)
     with pytest.raises(BadInput):
         network(torch.zeros(2, 8, dtype=torch.float32), PLAN, before)
-    network(window(samples, 2)[:, -STEP:], PLAN, [(memory, True) for memory in then])
+    network(window(samples, 2)[:, -STEP:], PLAN, [Before(memory, True) for memory in then])
     # With all that the block has, as beside a session that begins; and with the step alone.
     assert torch.equal(network(window(samples, 1), PLAN, before)[0], expected)
     assert torch.equal(network(window(samples, 1)[:, -STEP:], PLAN, before)[0], expected)
@@ -92,12 +92,12 @@ def test_the_wave_is_normalised_once(wave: str) -> None:
     samples, _ = heard(2, 1)
     samples = samples // 64
     sound = samples.float() / 32768
-    expected = plain(window(sound, 0), PLAN, [(None, False)] * 2)[0]
-    found = other(window(samples, 0), PLAN, [(None, False)] * 2)[0]
+    expected = plain(window(sound, 0), PLAN, [Before()] * 2)[0]
+    found = other(window(samples, 0), PLAN, [Before()] * 2)[0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     whole = Plan(0, 0, 0)
     assert other.reads(whole, False) == (0, torch.float32)
-    expected, found = (network(sound, whole, [(None, False)] * 2)[0] for network in (plain, other))
+    expected, found = (network(sound, whole, [Before()] * 2)[0] for network in (plain, other))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -134,7 +134,7 @@ def test_rings_on_a_gpu(native: bool | None, tmp_path: Path, speech: Array) -> N
     model, plain = (load(checkpoint, "cuda", "float32") for _ in range(2))
     plan = Plan(24, 16, 8)
     ringed = Model(model.manifest, RingedNetwork(model._network, native), model.device)
-    old: Before = [(None, False)] * (2 * FEW)
+    old = [Before()] * (2 * FEW)
     new = old
     for k in range(5):
         blocks = [speech[500 * n + k * plan.step * HOP :][: plan.window * HOP] for n in range(2 * FEW)]
@@ -142,5 +142,5 @@ def test_rings_on_a_gpu(native: bool | None, tmp_path: Path, speech: Array) -> N
         found, _, ours = ringed(blocks, plan, before=new)
         np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)
         follows = [(k + n) % 4 > 0 for n in range(2 * FEW)]
-        old, new = (list(zip(memories, follows, strict=True)) for memories in (theirs, ours))
+        old, new = (list(map(Before, memories, follows)) for memories in (theirs, ours))
     assert all(isinstance(memory, Heard) for memory, _ in new)

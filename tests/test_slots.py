@@ -15,12 +15,12 @@ from test_wav2vec import networks, run
 
 from sedstream.encoders.graphs import WARM, Graphs
 from sedstream.encoders.networks import Answer, CachedNetwork
+from sedstream.encoders.relay import Before
 from sedstream.encoders.slots import FEW, IDLE, NOTHING, SPARE, Slots
 from sedstream.grid import HOP, Plan
 from sedstream.zoo import Model, load
 
 Array = NDArray[np.float32]
-Before = list[tuple[object, bool]]
 CPU = torch.device("cpu")
 
 
@@ -62,11 +62,11 @@ def test_more_slots_than_there_are() -> None:
 def test_what_rows_read_and_write() -> None:
     slots = Slots([torch.zeros(())], CPU)
     (one,) = slots.take(1)
-    now, table = slots.step([(one, True), (None, False), (one, False), IDLE])
+    now, table = slots.step([Before(one, True), Before(), Before(one, turns=True), IDLE])
     assert now[3] is None
     fresh = [slot.number for slot in now[:3] if slot is not None]
     assert len({one.number, NOTHING, SPARE, *fresh}) == 6
-    assert table.tolist() == [[one.number, NOTHING, one.number, NOTHING], [*fresh, SPARE], [1, 0, 0, 1]]
+    assert table.tolist() == [[one.number, NOTHING, one.number, NOTHING], [*fresh, SPARE], [1, 0, 0, 1], [0, 0, 1, 0]]
 
 
 def blocks(rows: int, count: int) -> Iterator[tuple[torch.Tensor, list[bool]]]:
@@ -87,14 +87,15 @@ class Again(Graphs):
 @torch.inference_mode()
 @pytest.mark.parametrize(("rows", "count", "graphs"), [(3, 8, Graphs), (3, 8, Again), (FEW, 3, Graphs)])
 def test_slots_change_no_number(rows: int, count: int, graphs: type[Graphs]) -> None:
-    """Sessions that begin, go on and were silent, beside idle rows; in the last case more of them than slots."""
+    """Sessions that begin, go on, were silent and turn, beside idle rows; in the last case more of them than slots."""
     network = make()
     network._step = graphs(network._step_slots)
     old: list[object] = [None] * rows
     new: list[object] = [None] * rows
-    for samples, follows in blocks(rows, count):
-        logits, affect, old = network.by_rows(samples, PLAN, [*zip(old, follows, strict=True), IDLE, IDLE])
-        found, moods, new = network.by_slots(samples, PLAN, [*zip(new, follows, strict=True), IDLE, IDLE])
+    for k, (samples, follows) in enumerate(blocks(rows, count)):
+        turns = [(k + 2 * n) % 3 == 0 for n in range(rows)]
+        logits, affect, old = network.by_rows(samples, PLAN, [*map(Before, old, follows, turns), IDLE, IDLE])
+        found, moods, new = network.by_slots(samples, PLAN, [*map(Before, new, follows, turns), IDLE, IDLE])
         assert torch.equal(found, logits)
         assert torch.equal(moods, affect)
         assert new[rows:] == [None, None]
@@ -113,8 +114,8 @@ def test_convolutions_in_slots() -> None:
     new: list[object] = [None] * 2
     for k, (samples, follows) in enumerate(blocks(2, 6)):
         follows = [k > 0, 0 < k != 3]
-        features, old = network.by_rows(samples, PLAN, [*zip(old, follows, strict=True), IDLE, IDLE])
-        found, new = network.by_slots(samples, PLAN, [*zip(new, follows, strict=True), IDLE, IDLE])
+        features, old = network.by_rows(samples, PLAN, [*map(Before, old, follows), IDLE, IDLE])
+        found, new = network.by_slots(samples, PLAN, [*map(Before, new, follows), IDLE, IDLE])
         assert found.shape == (4, PLAN.window - 1, 16)
         assert torch.equal(found, features)
         old, new = old[:2], new[:2]
@@ -125,23 +126,23 @@ def test_a_block_may_be_answered_again() -> None:
     """Also after one that failed, and after the next: what a session remembers does not change under it."""
     network = make()
     (first, _), (second, _), (third, _) = blocks(2, 3)
-    begun = network.by_slots(first, PLAN, [(None, False)] * 4)[2]
-    before: Before = [(memory, True) for memory in begun]
+    begun = network.by_slots(first, PLAN, [Before()] * 4)[2]
+    before = [Before(memory, True) for memory in begun]
     expected, _, then = network.by_slots(second, PLAN, before)
     (slots,) = network._slots.values()
     left = free(slots)
     with pytest.raises(RuntimeError):
         network.by_slots(second[:, : 10 * HOP], PLAN, before)
     assert free(slots) == left
-    network.by_slots(third, PLAN, [(memory, True) for memory in then])
+    network.by_slots(third, PLAN, [Before(memory, True) for memory in then])
     again, _, other = network.by_slots(second, PLAN, before)
     assert torch.equal(again, expected)
     for field, one, two in ((field, a, b) for field in slots.fields for a, b in zip(then, other, strict=True)):
         assert torch.equal(field[one.number], field[two.number])
     # As if nothing had been answered: what a session gets that was silent meanwhile.
-    late = network.by_slots(third, PLAN, [(memory, False) for memory in begun])[0]
-    rows = network.by_rows(first, PLAN, [(None, False)] * 4)[2]
-    assert torch.equal(late, network.by_rows(third, PLAN, [(memory, False) for memory in rows])[0])
+    late = network.by_slots(third, PLAN, [Before(memory) for memory in begun])[0]
+    rows = network.by_rows(first, PLAN, [Before()] * 4)[2]
+    assert torch.equal(late, network.by_rows(third, PLAN, [Before(memory) for memory in rows])[0])
 
 
 @torch.inference_mode()
@@ -149,7 +150,7 @@ def test_a_block_may_be_answered_again() -> None:
 def test_only_the_end_of_a_block_is_read(follows: bool, frames: list[int]) -> None:
     for network, wanted in zip((make(), *networks()), frames, strict=True):
         (first, _), (second, _) = blocks(1, 2)
-        before = [(memory, follows) for memory in network(first, PLAN, [(None, False)] * 3)[2]]
+        before = [Before(memory, follows) for memory in network(first, PLAN, [Before()] * 3)[2]]
         length, dtype = network.reads(PLAN, follows)
         assert (length, dtype) == (wanted * HOP, torch.float32)
         expected = network(second, PLAN, before)[0]
@@ -186,7 +187,7 @@ def test_sessions_on_a_gpu(precision: str, speech: Array) -> None:
     there._most = 64
     plan = here.manifest.plan("live")
     rows = 3 * FEW
-    old: Before = [(None, False)] * rows
+    old = [Before()] * rows
     new = old
     exact = precision == "float32"
     for k in range(6):
@@ -200,7 +201,7 @@ def test_sessions_on_a_gpu(precision: str, speech: Array) -> None:
         if k == 2:
             Model(here.manifest, there._network, there.device)  # which forgets the tables that captures have read
         follows = [(k + n) % 7 > 0 for n in range(rows)]
-        old, new = (list(zip(memories, follows, strict=True)) for memories in (theirs, ours))
+        old, new = (list(map(Before, memories, follows)) for memories in (theirs, ours))
     (slots,) = there._network._slots.values()  # type: ignore[attr-defined, union-attr]
     del ours
     new.clear()
@@ -212,14 +213,14 @@ def test_a_session_among_others_on_a_gpu(speech: Array) -> None:
     """Exact in batches of one size, with every neighbour and in every row."""
     there = load(device="cuda")
     plan = there.manifest.plan("live")
-    before: Before = [(None, False)] * 64
+    before = [Before()] * 64
     turned = before
     for k in range(4):
         blocks = [speech[900 * n + k * plan.step * HOP :][: plan.window * HOP] for n in range(64)]
         found, _, memories = there(blocks, plan, before=before)
         other, _, backwards = there(blocks[::-1], plan, before=turned)
         assert np.array_equal(other[::-1], found)
-        before, turned = ([(memory, True) for memory in some] for some in (memories, backwards))
+        before, turned = ([Before(memory, True) for memory in some] for some in (memories, backwards))
 
 
 @pytest.mark.gpu
@@ -227,7 +228,7 @@ def test_a_full_gpu_answers_sessions_in_smaller_batches(speech: Array) -> None:
     there = load(device="cuda", precision="float32")
     plan = there.manifest.plan("batch")
     blocks = [speech[300 * n :][: plan.window * HOP] for n in range(8)]
-    before: Before = [(memory, True) for memory in there(blocks, plan)[2]]
+    before = [Before(memory, True) for memory in there(blocks, plan)[2]]
     expected = there(blocks, plan, before=before)[0]
     many = blocks * 32
     _, total = torch.cuda.mem_get_info()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sedstream.encoders.cached import BEFORE, BEHIND
+from sedstream.encoders.relay import Before
 from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput
 from sedstream.grid import HOP, RATE, Plan
@@ -88,11 +89,11 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert model.manifest.temperature == report["temperature"]
     sound = np.concatenate([np.zeros(RATE), hum(110, 2, 9), hum(340, 3, 9)]).astype(np.float32)
     plan = model.manifest.plan("live")
-    said, before = [], [(None, False)]
+    said, before = [], [Before()]
     for start in range(0, len(sound) - plan.window * HOP, plan.step * HOP):
         scores, affect, (memory,) = model(sound[None, start : start + plan.window * HOP], plan, map, before)
         assert 0 <= affect.min() <= affect.max() <= 1
-        before = [(memory, True)]
+        before = [Before(memory, True)]
         said += [LABELS[n] for n in scores[0].argmax(-1)]
     assert said[100:130].count("neutral") > 25
     assert said[180:240].count("angry") > 50

@@ -12,6 +12,7 @@ from sedstream.encoders import checkpoints
 from sedstream.encoders.heads import FrameHead, LinearHead
 from sedstream.encoders.networks import OverlappingNetwork
 from sedstream.encoders.positions import position
+from sedstream.encoders.relay import Before
 from sedstream.encoders.strided import convolve
 from sedstream.encoders.wav2vec import STRIDES, Wav2VecEncoder
 from sedstream.errors import BadInput, BadModel
@@ -254,7 +255,7 @@ def test_what_the_convolutions_made_is_remembered() -> None:
     """Cached and uncached windows agree; a session that begins, or begins again, too."""
     plain, cached = networks()
     samples = voices(2, (PLAN.left + 12 * PLAN.step + PLAN.right) * HOP)
-    before = [(None, False), (None, False)]
+    before = [Before(), Before()]
     for block in range(12):
         window = samples[:, block * PLAN.step * HOP :][:, : PLAN.window * HOP]
         if block == 5:  # the second session was silent for a block
@@ -265,7 +266,7 @@ def test_what_the_convolutions_made_is_remembered() -> None:
         assert memories[0].shape == (PLAN.window - 1 - PLAN.step, 16)
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
         assert expected.std() > 0.1
-        before = [(memory, True) for memory in memories]
+        before = [Before(memory, True) for memory in memories]
 
 
 @torch.inference_mode()
@@ -273,7 +274,7 @@ def test_only_what_is_new_is_computed() -> None:
     """What is remembered is not looked at again: samples that it stands for may change."""
     _, cached = networks()
     samples = voices(1, (PLAN.window + PLAN.step) * HOP)
-    _, _, memory = cached(samples[:, : PLAN.window * HOP], PLAN, [(None, False)])
+    _, _, memory = cached(samples[:, : PLAN.window * HOP], PLAN, [Before()])
     window = samples[:, PLAN.step * HOP :]
     expected, _, _ = cached(window, PLAN, [(memory[0], True)])
     spoilt = torch.cat([torch.zeros_like(window[:, : -(PLAN.step + 1) * HOP]), window[:, -(PLAN.step + 1) * HOP :]], 1)

@@ -9,7 +9,8 @@ recurrence starts anew in every chunk, the forward one goes on).
 Whisper adds absolute positions to its input, which would run out. Here every frame has the same position, and what the
 positions did to the attention, as a function of the distance of two frames, is a table that is added to its scores.
 
-`forward` answers a whole recording at once with exactly the numbers that `advance` gives chunk by chunk.
+`forward` answers a whole recording at once with exactly the numbers that `advance` gives chunk by chunk, up to the
+first turn of its states (see `relay`): the windows of a training are as long as that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import BadModel
 from ..grid import HOP, RATE
+from .relay import OLDER, turn, two
 from .whisper import FFT, SILENCE, STRIDE, Layer, LogMel
 
 BEFORE, BEHIND = 2, 1
@@ -33,15 +35,24 @@ class Memory(NamedTuple):
     """What sessions remember between chunks; the first dimension of each tensor is the session."""
 
     loudest: Tensor
-    """log10 power float32 `[B]`: of the loudest mel channel so far, forgotten at `fade`."""
+    """log10 power float32 `[B, 2]`: of the loudest mel channel so far, forgotten at `fade`; a relay."""
     known: Tensor
-    """How many of the `left` frames there are, int64 `[B]`."""
+    """How many of the `left` frames there are, int64 `[B, 2]`; a relay."""
     keys: Tensor
     """Keys and values of the frames before the chunk, `[B, layers, 2, left, width]`."""
     ahead: Tensor
     """What the head read of the frames that it has not answered for, `[B, right, head width]`."""
     hidden: Tensor
-    """State of the head's forward recurrence, float32 `[B, hidden]`."""
+    """States of the head's forward recurrence, float32 `[B, 2, hidden]`; a relay."""
+
+    def turn(self, due: Tensor, nothing: Memory) -> Memory:
+        """Another period has begun for those that are `due`, bool `[B]`. Frames from before the state that is the older
+        one now are no longer known, so their keys and values need not be touched."""
+        relays = {name: turn(getattr(self, name), due, getattr(nothing, name)) for name in RELAYS}
+        return self._replace(**relays)
+
+
+RELAYS = ("loudest", "known", "hidden")
 
 
 class CachedEncoder(nn.Module):
@@ -133,9 +144,9 @@ class CachedEncoder(nn.Module):
         the fields after the chunk."""
         log = self._spectrum(samples)
         chunk = log.shape[-1] // 2 - 1
-        loudest = torch.maximum(loudest - self._fall(chunk), log.amax((1, 2))).clamp(min=SILENCE)
-        x = self._front(log, loudest)
-        unknown = (torch.arange(-self.left, chunk, device=log.device) < -known[:, None])[:, None, None]
+        loudest = torch.maximum(loudest - self._fall(chunk), log.amax((1, 2))[:, None]).clamp(min=SILENCE)
+        x = self._front(log, loudest[:, OLDER])
+        unknown = (torch.arange(-self.left, chunk, device=log.device) < -known[:, OLDER, None])[:, None, None]
         hidden, kept = [], []
         for number, bias in enumerate(self._table(chunk, log.device)):
             x, now = self.through(number, x, keys[:, number], bias.masked_fill(unknown, -torch.inf))
@@ -149,7 +160,7 @@ class CachedEncoder(nn.Module):
         dtype = self.conv1.weight.dtype
         keys = torch.zeros(len(self.layers), 2, self.left, self.width, dtype=dtype, device=like.device)
         known = torch.zeros((), dtype=torch.int64, device=like.device)
-        return torch.full((), SILENCE, device=like.device), known, keys
+        return two(torch.full((), SILENCE, device=like.device)), two(known), keys
 
     def through(self, number: int, x: Tensor, past: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Frames `[B, c, width]` through a layer.

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BadModel
+from .relay import OLDER, two
 
 
 class FrameHead(nn.Module):
@@ -58,7 +59,7 @@ class FrameHead(nn.Module):
 
 class CachedHead(nn.Module):
     """Emotion logits, arousal and valence from encoder features: one recurrence goes on through the session, one comes
-    back from the end of what has been heard.
+    back from the end of what has been heard. In a session the first is a relay of two.
 
     Arguments as those of `FrameHead`.
     """
@@ -101,16 +102,17 @@ class CachedHead(nn.Module):
         return self._answer(onward, back)
 
     def advance(self, x: Tensor, right: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What was read `[B, c + right, width]` and the state `[B, hidden]` -> logits `[B, c, C]`, affect `[B, c, 2]`
-        and the state after them."""
+        """What was read `[B, c + right, width]` and two states `[B, 2, hidden]` -> logits `[B, c, C]` from the older
+        one, affect `[B, c, 2]`, and the states after them."""
         chunk = x.shape[1] - right
-        onward, state = self.onward(x[:, :chunk].contiguous(), hidden[None])
+        both, state = self.onward(x[:, :chunk].repeat_interleave(2, 0), hidden.flatten(0, 1)[None])
+        onward = both.unflatten(0, (-1, 2))[:, OLDER]
         back, _ = self.back(x.flip(1))
-        return *self._answer(onward, back.flip(1)[:, :chunk]), state[0]
+        return *self._answer(onward, back.flip(1)[:, :chunk]), state[0].unflatten(0, (-1, 2))
 
     def nothing(self, right: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What was read ahead `[right, width]` and the state `[hidden]` of a session at its beginning."""
-        return torch.zeros(right, self.width, device=like.device), torch.zeros(self.hidden, device=like.device)
+        """What was read ahead `[right, width]` and the states `[2, hidden]` of a session at its beginning."""
+        return torch.zeros(right, self.width, device=like.device), two(torch.zeros(self.hidden, device=like.device))
 
     def _answer(self, onward: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         x = self._drop(self.norm(torch.cat([onward, back], -1)))

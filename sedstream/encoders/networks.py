@@ -14,7 +14,8 @@ from ..grid import HOP, Plan
 from .cached import BEFORE, BEHIND, CachedEncoder, Memory
 from .graphs import Graphs
 from .heads import CachedHead, FrameHead, LinearHead
-from .slots import Slots
+from .relay import Before
+from .slots import NOTHING, Slots
 from .wav2vec import FIELD, Wav2VecEncoder
 
 Answer = tuple[Tensor, Tensor, list[Any]]
@@ -25,10 +26,10 @@ FULL = 128
 class Network(nn.Module):
     """What every kind of network can do."""
 
-    def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
-        """Samples ``[B, plan.window·320]``, or only the end of them that is read, and the memories of B sessions (None:
-        it begins), each with whether it is from the block right before -> logits ``[B, step, C]``, arousal and valence
-        ``[B, step, 2]``, B memories. Nothing that was given as a memory changes: a block may be answered again.
+    def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
+        """Samples ``[B, plan.window·320]``, or only the end of them that is read, and what came before them in B
+        sessions -> logits ``[B, step, C]``, arousal and valence ``[B, step, 2]``, B memories. Nothing that was given as
+        a memory changes: a block may be answered again.
 
         For a whole plan samples ``[B, n]``, and as many frames as the encoder makes of them."""
         raise NotImplementedError
@@ -67,7 +68,7 @@ class WindowedNetwork(Network):
         self.encoder = encoder
         self.head = head
 
-    def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+    def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         logits, affect = self.head(self.encoder(samples))
         answered = slice(plan.left, plan.left + plan.step)
         return logits[:, answered], affect[:, answered], [None] * len(samples)
@@ -92,7 +93,7 @@ class OverlappingNetwork(Network):
         self._answer = Graphs(lambda features: head(encoder.encode(features)))
         self._slots: dict[int, Slots] = {}  # by the frames that are kept
 
-    def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+    def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         if plan.whole:
             return self._whole(samples)
         if not self.encoder.cached:
@@ -103,32 +104,32 @@ class OverlappingNetwork(Network):
         answered = slice(plan.left, plan.left + plan.step)
         return logits[:, answered], affect[:, answered], memories
 
-    def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> tuple[Tensor, list[Any]]:
+    def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> tuple[Tensor, list[Any]]:
         """What the convolutions made of a window, and memories that are tensors of their own."""
         features = fresh = self._fresh(samples, plan, before)
         if kept := plan.window - 1 - fresh.shape[1]:
             nothing = fresh.new_zeros(kept, fresh.shape[2])
-            old = [nothing if memory is None else memory for memory, _ in before]
+            old = [nothing if b.memory is None else b.memory for b in before]
             features = torch.cat([torch.stack(old), fresh], 1)
         # Cloned: a session that falls silent must not keep the whole batch in memory.
         return features, [row.clone() for row in features[:, plan.step :]]
 
-    def by_slots(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> tuple[Tensor, list[Any]]:
+    def by_slots(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> tuple[Tensor, list[Any]]:
         """The same with memories in slots on the device."""
         features = fresh = self._fresh(samples, plan, before)
         kept = plan.window - 1 - plan.step
         if kept not in self._slots:
             self._slots[kept] = Slots([fresh.new_zeros(kept, fresh.shape[2])], fresh.device)
         slots = self._slots[kept]
-        memories, (read, write, _) = slots.step(before)
+        memories, (read, write, *_) = slots.step(before)
         (field,) = slots.fields
         if fresh.shape[1] == plan.step:
             features = torch.cat([field.index_select(0, read), fresh], 1)
         field.index_copy_(0, write, features[:, plan.step :])
         return features, memories
 
-    def _fresh(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Tensor:
-        length, _ = self.reads(plan, all(follows for _, follows in before))
+    def _fresh(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Tensor:
+        length, _ = self.reads(plan, all(b.follows for b in before))
         fresh: Tensor = self._extract(samples[:, -length:])
         return fresh
 
@@ -155,7 +156,8 @@ class CachedNetwork(Network):
     """Encodes each frame once. A block answers for frames [k·step, (k + 1)·step) and encodes as many, `right` later.
 
     The last frame of look-ahead is what the encoder's convolutions need. A session that begins, or goes on after
-    blocks that nobody asked for, first encodes the chunk before this one: the block holds its samples too.
+    blocks that nobody asked for, first encodes the chunk before this one: the block holds its samples too. What goes on
+    from chunk to chunk are relays of two states: see `relay`.
 
     On a GPU memories are slots; on a CPU, where batches are small and run side by side, they are tensors.
     """
@@ -167,33 +169,35 @@ class CachedNetwork(Network):
         self._slots: dict[int, Slots] = {}  # by the look-ahead, on which the size of a memory depends
         self._step = Graphs(self._step_slots)
 
-    def forward(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+    def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         return (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
 
-    def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+    def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         """Memories are tensors of their own."""
         nothing = self._nothing(plan, samples)
-        rows = [nothing if memory is None else memory for memory, _ in before]
+        rows = [nothing if b.memory is None else b.memory for b in before]
         memory = Memory(*(torch.stack(field) for field in zip(*rows, strict=True)))
-        follows = torch.tensor([follows for _, follows in before], device=samples.device)
-        all_follow = all(follows for _, follows in before)
+        memory = memory.turn(torch.tensor([b.turns for b in before], device=samples.device), nothing)
+        follows = torch.tensor([b.follows for b in before], device=samples.device)
+        all_follow = all(b.follows for b in before)
         logits, affect, memory = self._advance(samples, plan, memory, None if all_follow else follows)
         # Cloned: a session that falls silent must not keep the whole batch in memory.
         return logits, affect, [Memory(*(field.clone() for field in row)) for row in zip(*memory, strict=True)]
 
-    def by_slots(self, samples: Tensor, plan: Plan, before: Sequence[tuple[Any, bool]]) -> Answer:
+    def by_slots(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         """Memories are in slots on the device, and all that happens to a batch is one launch."""
         if plan.right not in self._slots:
             nothing = self._nothing(plan, samples)
             self._slots[plan.right] = Slots(nothing, samples.device, lambda count: self._step.clear())
         memories, places = self._slots[plan.right].step(before)
-        logits, affect = self._step(samples, places, plan, all(follows for _, follows in before))
+        logits, affect = self._step(samples, places, plan, all(b.follows for b in before))
         return logits, affect, memories
 
     def _step_slots(self, samples: Tensor, places: Tensor, plan: Plan, all_follow: bool) -> tuple[Tensor, Tensor]:
         fields = self._slots[plan.right].fields
-        read, write, follows = places
+        read, write, follows, turns = places
         memory = Memory(*(field.index_select(0, read) for field in fields))
+        memory = memory.turn(turns.bool(), Memory(*(field[NOTHING] for field in fields)))
         logits, affect, memory = self._advance(samples, plan, memory, None if all_follow else follows.bool())
         for field, value in zip(fields, memory, strict=True):
             field.index_copy_(0, write, value)

@@ -7,16 +7,17 @@ reads it and writes another. A block may therefore be answered twice, or fail ha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from .relay import Before
 
 NOTHING, SPARE = 0, 1
 """Slots that no session has: how a session begins, and where rows write that belong to none."""
 FEW = 64
 """Slots at first; then twice as many whenever they do not suffice."""
-IDLE: tuple[Any, bool] = (None, True)
+IDLE = Before(None, True)
 """What stands for a session in a row that only fills the batch: it follows a block that never was."""
 
 
@@ -64,20 +65,20 @@ class Slots:
             self._grow(max(2 * self.count, self.count + missing))
         return [Slot(self._free.pop(), self._free) for _ in range(count)]
 
-    def step(self, before: Sequence[tuple[Slot | None, bool]]) -> tuple[list[Slot | None], Tensor]:
-        """What the rows of a batch do, each with the slot of its session (None: it begins) and whether that is from
-        the block right before.
+    def step(self, before: Sequence[Before]) -> tuple[list[Slot | None], Tensor]:
+        """What the rows of a batch do, each with a slot as the memory of its session.
 
-        The slots that the sessions have then (None: the row is idle), and int64 `[3, B]` on the device: the slot that
-        each row reads, the one that it writes, and 1 if it follows.
+        The slots that the sessions have then (None: the row is idle), and int64 `[4, B]` on the device: the slot that
+        each row reads, the one that it writes, 1 if it follows, and 1 if its states turn.
         """
-        idle = [slot is None and follows for slot, follows in before]
+        idle = [b.memory is None and b.follows for b in before]
         taken = iter(self.take(idle.count(False)))
         now = [None if row else next(taken) for row in idle]
         rows = [
-            [NOTHING if slot is None else slot.number for slot, _ in before],
+            [NOTHING if b.memory is None else b.memory.number for b in before],
             [SPARE if slot is None else slot.number for slot in now],
-            [int(follows) for _, follows in before],
+            [int(b.follows) for b in before],
+            [int(b.turns) for b in before],
         ]
         return now, upload(rows, self.device)
 

@@ -17,11 +17,12 @@ SOFT = 0.1
 MOST = 10.0
 """but by 20 dB at most."""
 FADE = 0.5
-"""How fast a peak is forgotten, in dB a second: not while the other side of the line speaks, whose echo is soft."""
+"""How fast a peak is forgotten, in dB a second: not while the other side of the line speaks, whose echo is soft. After
+80 s at the latest: one of full scale has then fallen so far that it no longer changes how much is lifted."""
 
 
 class Level:
-    """The loudest sample of a session so far, and what it does to the next ones."""
+    """The loudest sample of a session so far, at most full scale, and what it does to the next ones."""
 
     def __init__(self) -> None:
         self._peak = 0.0
@@ -32,6 +33,6 @@ class Level:
         fall = 10 ** (-FADE * CHUNK / RATE / 20)
         gains = np.empty((len(chunks), 1), np.float32)
         for n, peak in enumerate(np.abs(chunks[:, CONTEXT:]).max(1, initial=0).tolist()):
-            self._peak = max(self._peak * fall, peak)
+            self._peak = max(self._peak * fall, min(1.0, peak))
             gains[n] = min(MOST, max(1.0, SOFT / self._peak)) if self._peak else 1.0
         return chunks * gains

@@ -1,0 +1,93 @@
+"""Silero's memory as a relay: answers know of nothing that is older than a period and the overlap before it.
+
+An LSTM's state goes on for ever, and nobody can say when it has forgotten something. Here run *n* of the network begins
+from nothing OVERLAP chunks before period *n* of the session, and answers in that period. While two runs hear the same
+the network works twice: OVERLAP / PERIOD of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import silero
+
+PERIOD = 960
+"""Chunks (30.72 s) after which another run answers: four periods of the encoder."""
+OVERLAP = 240
+"""Chunks (7.68 s) that a run has heard before it answers. Silero remembers long: with these numbers the decisions about
+0.3 % of the frames are others than those of a state that goes on for ever; without an overlap 0.5 %, with periods of
+7.68 s 1.2 %."""
+
+Array = NDArray[np.float32]
+
+
+class Network(Protocol):
+    """`Silero` or `SileroTorch`."""
+
+    def __call__(self, chunks: Sequence[Array], states: Sequence[silero.State]) -> list[tuple[Array, silero.State]]: ...
+
+    def groups(self, counts: Sequence[int]) -> list[list[int]]: ...
+
+
+class State(NamedTuple):
+    """What a session's VAD remembers: how many chunks it has heard, and the runs under way, by number."""
+
+    heard: int
+    runs: dict[int, silero.State]
+
+
+def new_state() -> State:
+    """At the start of a session."""
+    return State(0, {})
+
+
+class Task(NamedTuple):
+    """What a run hears of a session's chunks: [first, end), counted from the session's start."""
+
+    session: int
+    run: int
+    first: int
+    end: int
+
+
+def tasks(session: int, first: int, end: int) -> list[Task]:
+    """Who hears the chunks [first, end) of a session."""
+    last = (end + OVERLAP - 1) // PERIOD if end > first else -1
+    return [
+        Task(session, run, max(first, run * PERIOD - OVERLAP), min(end, (run + 1) * PERIOD))
+        for run in range(first // PERIOD, last + 1)
+    ]
+
+
+class Relay:
+    """`network` by turns; called like it, with the state that a session has here."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.groups = network.groups
+
+    def __call__(self, chunks: Sequence[Array], states: Sequence[State]) -> list[tuple[Array, State]]:
+        """For each session chunks ``[n, CONTEXT + CHUNK]`` f32 and its state: probabilities ``[n]`` f32 and the
+        new state."""
+        heard = [state.heard for state in states]
+        after = [before + len(part) for before, part in zip(heard, chunks, strict=True)]
+        probabilities = [np.empty(len(part), np.float32) for part in chunks]
+        going = [dict(state.runs) for state in states]
+        todo = [task for n, bounds in enumerate(zip(heard, after, strict=True)) for task in tasks(n, *bounds)]
+        for group in self.groups([task.end - task.first for task in todo]):
+            some = [todo[n] for n in group]
+            parts = [chunks[n][first - heard[n] : end - heard[n]] for n, _, first, end in some]
+            before = [going[task.session].get(task.run, silero.new_state()) for task in some]
+            for (n, run, first, end), (found, state) in zip(some, self._network(parts, before), strict=True):
+                going[n][run] = state
+                found = found[max(0, run * PERIOD - first) :]  # before its period others answer
+                probabilities[n][end - heard[n] - len(found) : end - heard[n]] = found
+        kept = [
+            State(end, {run: state for run, state in of.items() if run >= end // PERIOD})
+            for end, of in zip(after, going, strict=True)
+        ]
+        return list(zip(probabilities, kept, strict=True))
