@@ -61,16 +61,29 @@ class CachedHead(nn.Module):
     """Emotion logits, arousal and valence from encoder features: one recurrence goes on through the session, one comes
     back from the end of what has been heard. In a session the first is a relay of two.
 
-    Arguments as those of `FrameHead`.
+    Arguments as those of `FrameHead`, and:
+        direct: logits straight from a frame's features, by one matrix, are added. It is fitted, not trained (see
+            `training.discriminants`), and knows voices and corpora that nobody trained with better than what is.
     """
 
     def __init__(
-        self, *, labels: int, features: int, outputs: int, width: int, hidden: int, dropout: float = 0.0
+        self,
+        *,
+        labels: int,
+        features: int,
+        outputs: int,
+        width: int,
+        hidden: int,
+        dropout: float = 0.0,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         if outputs < 1 or features % outputs:
             raise BadModel(f"Bad head outputs {outputs!r}, expected a divisor of features {features}")
-        self.outputs, self.width, self.hidden = outputs, width, hidden
+        self.outputs, self.hidden = outputs, hidden
+        self.labels = labels if direct else 0
+        self.width = width + self.labels
+        """Of what is read of a frame: for the recurrences, and its direct logits."""
         # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
         self.dropout = nn.Dropout1d(dropout)
         self.enter = nn.Linear(features, width)
@@ -79,19 +92,29 @@ class CachedHead(nn.Module):
         self.norm = nn.LayerNorm(2 * hidden)
         self.emotion = nn.Linear(2 * hidden, labels)
         self.affect = nn.Linear(2 * hidden, 2)
+        self.direct = nn.Linear(features, labels).requires_grad_(False) if direct else None
+        if self.direct is not None:  # until it is fitted it says nothing
+            nn.init.zeros_(self.direct.weight)
+            nn.init.zeros_(self.direct.bias)
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """Features `[B, T, D]`, those of each layer by themselves with mean 0 and variance 1."""
+        layers = features.view(*features.shape[:2], self.outputs, -1)
+        return F.layer_norm(layers, layers.shape[-1:]).flatten(2)
 
     def read(self, features: Tensor) -> Tensor:
-        """Features `[B, T, D]` -> what the recurrences read, `[B, T, width]`."""
-        layers = features.view(*features.shape[:2], self.outputs, -1)
-        x = F.layer_norm(layers, layers.shape[-1:]).flatten(2)
-        return self._drop(F.gelu(self.enter(self._drop(x))))
+        """Features `[B, T, D]` -> what the head reads of them, `[B, T, self.width]`."""
+        features = self.normalised(features)
+        x = self._drop(F.gelu(self.enter(self._drop(features))))
+        return x if self.direct is None else torch.cat([x, self.direct(features)], -1)
 
     def forward(self, features: Tensor, chunk: int, right: int) -> tuple[Tensor, Tensor]:
         """A recording at once: features `[B, T, D]` -> logits `[B, T, C]`, arousal and valence `[B, T, 2]` in 0 to 1.
 
         Chunks of answers end `right` before those of the encoder; the last `right` frames see only each other.
         """
-        x = self.read(features)
+        read = self.read(features)
+        x = self._recurrent(read)
         batch, frames, _ = x.shape
         onward, _ = self.onward(x)
         # A chunk of answers and its look-ahead end where a chunk of the encoder ends.
@@ -99,24 +122,28 @@ class CachedHead(nn.Module):
         parts = padded.unfold(1, chunk + right, chunk).movedim(3, 2).flatten(0, 1)
         back, _ = self.back(parts.flip(1))
         back = back.flip(1)[:, :chunk].reshape(batch, -1, self.hidden)[:, right : right + frames]
-        return self._answer(onward, back)
+        return self._answer(onward, back, read)
 
-    def advance(self, x: Tensor, right: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What was read `[B, c + right, width]` and two states `[B, 2, hidden]` -> logits `[B, c, C]` from the older
-        one, affect `[B, c, 2]`, and the states after them."""
-        chunk = x.shape[1] - right
+    def advance(self, read: Tensor, right: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What was read `[B, c + right, self.width]` and two states `[B, 2, hidden]` -> logits `[B, c, C]` from the
+        older state, affect `[B, c, 2]`, and the states after them."""
+        x, chunk = self._recurrent(read), read.shape[1] - right
         both, state = self.onward(x[:, :chunk].repeat_interleave(2, 0), hidden.flatten(0, 1)[None])
         onward = both.unflatten(0, (-1, 2))[:, OLDER]
         back, _ = self.back(x.flip(1))
-        return *self._answer(onward, back.flip(1)[:, :chunk]), state[0].unflatten(0, (-1, 2))
+        return *self._answer(onward, back.flip(1)[:, :chunk], read[:, :chunk]), state[0].unflatten(0, (-1, 2))
 
     def nothing(self, right: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What was read ahead `[right, width]` and the states `[2, hidden]` of a session at its beginning."""
+        """What was read ahead `[right, self.width]` and the states `[2, hidden]` of a session at its beginning."""
         return torch.zeros(right, self.width, device=like.device), two(torch.zeros(self.hidden, device=like.device))
 
-    def _answer(self, onward: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    def _recurrent(self, read: Tensor) -> Tensor:
+        return read[..., : self.width - self.labels]
+
+    def _answer(self, onward: Tensor, back: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
         x = self._drop(self.norm(torch.cat([onward, back], -1)))
-        return self.emotion(x), self.affect(x).sigmoid()
+        logits = self.emotion(x) + read[..., self.width - self.labels :] if self.labels else self.emotion(x)
+        return logits, self.affect(x).sigmoid()
 
     def _drop(self, x: Tensor) -> Tensor:
         if not self.training:

@@ -20,6 +20,7 @@ from ..encoders.heads import CachedHead
 from ..encoders.whisper import WhisperEncoder
 from ..errors import BadInput
 from ..manifest import DEFAULT
+from . import discriminants
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
 from .brain import Diarizer, Learner, Schedule, answer
 from .concatenations import Speakers
@@ -33,7 +34,7 @@ ENCODER: Mapping[str, Any] = {
     "decades": 8.0, "level": 1.0,
 }  # fmt: skip
 HEAD: Mapping[str, Any] = {
-    "features": 1024, "outputs": 2, "width": 192, "hidden": 128, "dropout": 0.25,
+    "features": 1024, "outputs": 2, "width": 192, "hidden": 128, "dropout": 0.25, "direct": True,
 }  # fmt: skip
 PLANS: Mapping[str, Mapping[str, int]] = {
     "fast": {"left": 3, "step": 8, "right": 8},
@@ -124,7 +125,8 @@ def train(
     work = out / "training"
     labels = tuple(settings["labels"])
     source = Source(data, work / "speech", without=without, labels=labels)
-    voices = speakers(source, read(source, workers))
+    corpora = read(source, workers)
+    voices = speakers(source, corpora)
     per_hour = 3600 * 50 / (FRAMES * ROWS)
     steps = max(1, round(hours * per_hour))
     epochs = max(1, round(hours / every))
@@ -138,6 +140,7 @@ def train(
         if schedule.get("encoder_rate") == 0:
             learner.encoder.requires_grad_(False)
     start = None if learner.fresh else copy.deepcopy(learner).eval()
+    alike = discriminants.begin(learner, corpora.split("train", without), seed)
     counter = EpochCounter(epochs)
     # An average that reaches further back than a tenth of the steps would still hold the start.
     schedule.setdefault("average", max(0.8, min(Schedule.average, 1 - 10 / steps)))
@@ -161,6 +164,8 @@ def train(
     best = cast(Learner, brain.average.module.to("cpu").eval())
     if start is not None:
         _blend(best, start, kept)
+    if alike:
+        discriminants.fit(best, alike)
     report = judge(best, heard, labels)
     if start is not None:
         report["start"] = judge(start, heard, labels)
@@ -208,10 +213,10 @@ def _start(
         manifest = cached(init)
         tensors = read_tensors(manifest.weights)
         fill(learner.encoder, tensors, manifest.weights)
-        if manifest.head == {key: value for key, value in head.items() if key != "dropout"}:
+        if _shape(manifest.head) == _shape(head):
             learner.fresh = False
             heads = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
-            fill(learner.head, heads, manifest.weights)
+            fill(learner.head, {**learner.head.state_dict(), **heads}, manifest.weights)
         if follow is None:
             return None
     file = Path(init if follow is None else follow)
@@ -226,6 +231,11 @@ def _start(
     if from_whisper:
         without_positions(cast(CachedEncoder, learner.encoder), whisper, torch.cat(sounds[:2]))
     return Teacher(whisper, sounds)
+
+
+def _shape(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be alike for one head to go on from another: direct logits are fitted anew."""
+    return {key: value for key, value in head.items() if key not in ("dropout", "direct")}
 
 
 @torch.no_grad()
