@@ -259,7 +259,7 @@ def test_what_the_convolutions_made_is_remembered() -> None:
     for block in range(12):
         window = samples[:, block * PLAN.step * HOP :][:, : PLAN.window * HOP]
         if block == 5:  # the second session was silent for a block
-            before[1] = (before[1][0], False)
+            before[1] = before[1]._replace(follows=False)
         logits, _, memories = cached(window, PLAN, before)
         expected, _, nothing = plain(window, PLAN, before)
         assert nothing == [None, None]
@@ -276,9 +276,9 @@ def test_only_what_is_new_is_computed() -> None:
     samples = voices(1, (PLAN.window + PLAN.step) * HOP)
     _, _, memory = cached(samples[:, : PLAN.window * HOP], PLAN, [Before()])
     window = samples[:, PLAN.step * HOP :]
-    expected, _, _ = cached(window, PLAN, [(memory[0], True)])
+    expected, _, _ = cached(window, PLAN, [Before(memory[0], True)])
     spoilt = torch.cat([torch.zeros_like(window[:, : -(PLAN.step + 1) * HOP]), window[:, -(PLAN.step + 1) * HOP :]], 1)
-    torch.testing.assert_close(cached(spoilt, PLAN, [(memory[0], True)])[0], expected, atol=0, rtol=0)
+    torch.testing.assert_close(cached(spoilt, PLAN, [Before(memory[0], True)])[0], expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("cached", [False, True])
