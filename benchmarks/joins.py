@@ -2,8 +2,8 @@
 
 Recordings drawn from a folder (by default the demonstration clips), each at a level of its own, are joined to calls of
 about four minutes, and the calls end to end to one recording. When a session has forgotten the call before, the long
-answer must give each frame the label that the call alone has, until its last two seconds, in which the next call is
-already heard. ``forgotten`` says how late that is at the latest; how it is before that is told too. Calls begin where
+answer must give each frame the label that the call alone has, until its last block, which already hears the next one
+(``foreseen``). ``forgotten`` says how late that is at the latest; how it is before that is told too. Calls begin where
 the VAD's states turn, and on the grid of the plan's blocks: elsewhere the models would see other windows of the same
 sound. Memory is that of ``sedstream diarize`` in a process of its own.
 """
@@ -42,9 +42,15 @@ Samples = NDArray[np.int16]
 CALLS = 24
 SECONDS = 240
 """Of a call, at least."""
-SOON, AHEAD = 10 * RATE // HOP, 2 * RATE // HOP
-"""Frames of a call: from where on it is compared too early, how many at its end are never compared."""
+SOON = 10 * RATE // HOP
+"""Frames behind a join from where on calls are compared too, before all is forgotten."""
 SILENCE = -1
+
+
+def foreseen(manifest: Manifest, plan: Plan) -> int:
+    """Frames before the end of a call in which the next one may already be heard: the last block reads beyond it, and
+    so far back it may change what the decoder says."""
+    return plan.step + plan.right + manifest.decoder.lag
 
 
 def forgotten(manifest: Manifest, plan: Plan) -> int:
@@ -125,10 +131,11 @@ def main() -> None:
     spans = [(round(row["start"] * RATE / HOP), round(row["end"] * RATE / HOP), row["emotion"]) for row in rows]
     whole = labels(spans, total, names)
     start, last = len(pieces[order[0]]), []
+    ahead = foreseen(model.manifest, plan)
     horizons = {after: Counter[str]() for after in (SOON, forgotten(model.manifest, plan))}
     for n in order[1:]:
         piece = pieces[n]
-        there, alone = (track[:-AHEAD] for track in (whole[start : start + len(piece)], piece))
+        there, alone = (track[:-ahead] for track in (whole[start : start + len(piece)], piece))
         start += len(piece)
         last.append(int(np.flatnonzero(there != alone).max(initial=-1)) + 1)
         for after, counts in horizons.items():
@@ -167,7 +174,8 @@ def main() -> None:
 |---|{"---|" * len(horizons)}
 {chr(10).join(rows)}
 
-The later one is when a session has forgotten what was before.
+The later one is when a session has forgotten what was before. The last {ahead * HOP / RATE:.1f} s of a call are not
+compared: the block that answers for them hears the next one.
 """,
     )
 
