@@ -52,7 +52,7 @@ KEPT = 0.25
 than either on voices that neither knows (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 
 SETTINGS: Mapping[str, Any] = {
-    "version": "0.3.0",
+    "version": "0.4.0",
     "family": "whisper",
     "kind": "cached",
     "licence": "CC-BY-NC-SA-4.0",
@@ -165,7 +165,7 @@ def train(
     if start is not None:
         _blend(best, start, kept)
     if alike:
-        discriminants.fit(best, alike)
+        discriminants.fit(best, alike, corpora.noises, seed)
     report = judge(best, heard, labels)
     if start is not None:
         report["start"] = judge(start, heard, labels)
