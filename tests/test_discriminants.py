@@ -101,7 +101,7 @@ def test_fits_what_it_never_heard() -> None:
     assert isinstance(model.encoder, CachedEncoder)
     assert isinstance(model.head, CachedHead)
     assert model.head.direct is not None
-    fit(model, begin(model, corpora(("one", "two"), 4, 12), 0), [], 0)
+    fit(model, begin(model, corpora(("one", "two"), 4, 6), 0))
     right = []
     for utterance in corpora(("three",), 4, 3, first=50):
         logits = model.head.direct(model.head.normalised(encode(model.encoder, loud(utterance))))

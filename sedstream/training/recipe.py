@@ -165,7 +165,7 @@ def train(
     if start is not None:
         _blend(best, start, kept)
     if alike:
-        discriminants.fit(best, alike, corpora.noises, seed)
+        discriminants.fit(best, alike)
     report = judge(best, heard, labels)
     if start is not None:
         report["start"] = judge(start, heard, labels)
