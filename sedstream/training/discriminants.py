@@ -66,7 +66,7 @@ def fit(learner: Learner, heard: Heard) -> None:
     """Fill the direct matrix of a learner's head, which is a `CachedHead` that has one.
 
     The utterances are heard as they are: fitted to what the training makes of them, with noise and telephones, it was
-    worse on the valid split, on clean speech and through telephones and noise too."""
+    worse on the valid split, and no better through telephones and noise."""
     encoder, head = cast(CachedEncoder, learner.encoder), cast(CachedHead, learner.head)
     means: dict[int, list[Tensor]] = defaultdict(list)
     squares: dict[int, list[Tensor]] = defaultdict(list)
