@@ -239,8 +239,11 @@ def test_pause_is_a_gap_and_nothing_of_it_is_heard(model: Model, heard: Array) -
     async def run() -> None:
         async with Server(model, port=0) as server:
             told, other = await call(server.url, heard), await call(server.url, np.roll(heard, 16_000) * 0.5)
-        gaps = [(m["channel"], m["start"], m["end"]) for m in told if m["type"] == "gap"]
-        assert sorted(gaps) == [(0, 1.0, 2.5), (1, 1.0, 2.5)]
+        for channel in (0, 1):  # told at once, or piece by piece while it lasts
+            gaps = sorted((m["start"], m["end"]) for m in told if m["type"] == "gap" and m["channel"] == channel)
+            starts, ends = zip(*gaps, strict=True)
+            assert (starts[0], ends[-1]) == (1.0, 2.5)
+            assert starts[1:] == ends[:-1]
         expected = offline(quiet, model)
         assert [final for final in finals(told) if final[0] == 0] == expected
         assert told[-1]["lost"] == 3.0
