@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -87,43 +88,32 @@ def by_torchaudio(model: Model) -> Model:
     return model
 
 
-def by_repeating(model: Model) -> Model:
-    """WavLM's gated biases as an elementwise product."""
+def within(model: Model, change: Callable[[], AbstractContextManager[Any]]) -> Model:
+    """As it is while that is changed, the captures of its graphs included."""
     network: Any = model._network
     inner = network.forward
 
     def forward(*arguments: Any) -> Any:
-        with mock.patch.object(attention, "product", attention.repeated):
+        with change():
             return inner(*arguments)
 
     network.forward = forward
     return model
+
+
+def by_repeating(model: Model) -> Model:
+    """WavLM's gated biases as an elementwise product."""
+    return within(model, lambda: mock.patch.object(attention, "product", attention.repeated))
 
 
 def by_cudnn(model: Model) -> Model:
     """The convolution for positions as torchaudio has it."""
-    network: Any = model._network
-    inner = network.forward
-
-    def forward(*arguments: Any) -> Any:
-        with mock.patch.object(wav2vec, "position", lambda embedding, x: embedding(x)):
-            return inner(*arguments)
-
-    network.forward = forward
-    return model
+    return within(model, lambda: mock.patch.object(wav2vec, "position", lambda embedding, x: embedding(x)))
 
 
 def by_math(model: Model) -> Model:
     """Attention as it is written down: all scores, then the softmax, then the product."""
-    network: Any = model._network
-    inner = network.forward
-
-    def forward(*arguments: Any) -> Any:
-        with sdpa_kernel(SDPBackend.MATH):
-            return inner(*arguments)
-
-    network.forward = forward
-    return model
+    return within(model, lambda: sdpa_kernel(SDPBackend.MATH))
 
 
 def by_flex(model: Model) -> Model:
@@ -164,7 +154,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("default: copies beside computing", live, SEVERAL * rows, lambda: in_turn(default()), default),
     ]  # fmt: skip
     if device == "cuda":
-        cases.insert(6, ("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
+        cases.append(("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
     if device == "cuda" and LIBRARY.is_file():
         pure, native = (lambda: on_rings(wavlm(), False)), (lambda: on_rings(wavlm(), True))
         cases.append(("WavLM: rings, native", WINDOW, rows, pure, native))

@@ -41,7 +41,7 @@ def repeated(gate: Tensor, bias: Tensor) -> Tensor:
 
 def product(gate: Tensor, bias: Tensor) -> Tensor:
     """The same numbers as matrix products over B for each head and frame, in which all but one of the inner terms are
-    zero: a GPU's matrix units write them down three times as fast as it multiplies what it has to repeat."""
+    zero: a GPU's matrix units write them down faster than it multiplies what it has to repeat."""
     batch, heads, frames = gate.shape
     column = F.pad(gate.permute(1, 2, 0).reshape(heads * frames, batch, 1), (0, ALIGNED - 1))
     row = F.pad(bias.reshape(heads * frames, 1, -1), (0, 0, 0, ALIGNED - 1))

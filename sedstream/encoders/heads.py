@@ -81,9 +81,8 @@ class CachedHead(nn.Module):
         if outputs < 1 or features % outputs:
             raise BadModel(f"Bad head outputs {outputs!r}, expected a divisor of features {features}")
         self.outputs, self.hidden = outputs, hidden
-        self.labels = labels if direct else 0
-        self.width = width + self.labels
-        """Of what is read of a frame: for the recurrences, and its direct logits."""
+        self.widths = [width, labels if direct else 0]
+        """Of the two parts of what is read of a frame: for the recurrences, and its direct logits."""
         # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
         self.dropout = nn.Dropout1d(dropout)
         self.enter = nn.Linear(features, width)
@@ -103,7 +102,7 @@ class CachedHead(nn.Module):
         return F.layer_norm(layers, layers.shape[-1:]).flatten(2)
 
     def read(self, features: Tensor) -> Tensor:
-        """Features `[B, T, D]` -> what the head reads of them, `[B, T, self.width]`."""
+        """Features `[B, T, D]` -> what the head reads of them, `[B, T, sum(widths)]`."""
         features = self.normalised(features)
         x = self._drop(F.gelu(self.enter(self._drop(features))))
         return x if self.direct is None else torch.cat([x, self.direct(features)], -1)
@@ -113,8 +112,7 @@ class CachedHead(nn.Module):
 
         Chunks of answers end `right` before those of the encoder; the last `right` frames see only each other.
         """
-        read = self.read(features)
-        x = self._recurrent(read)
+        x, direct = self.read(features).split_with_sizes(self.widths, -1)
         batch, frames, _ = x.shape
         onward, _ = self.onward(x)
         # A chunk of answers and its look-ahead end where a chunk of the encoder ends.
@@ -122,27 +120,26 @@ class CachedHead(nn.Module):
         parts = padded.unfold(1, chunk + right, chunk).movedim(3, 2).flatten(0, 1)
         back, _ = self.back(parts.flip(1))
         back = back.flip(1)[:, :chunk].reshape(batch, -1, self.hidden)[:, right : right + frames]
-        return self._answer(onward, back, read)
+        return self._answer(onward, back, direct)
 
     def advance(self, read: Tensor, right: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What was read `[B, c + right, self.width]` and two states `[B, 2, hidden]` -> logits `[B, c, C]` from the
+        """What was read `[B, c + right, sum(widths)]` and two states `[B, 2, hidden]` -> logits `[B, c, C]` from the
         older state, affect `[B, c, 2]`, and the states after them."""
-        x, chunk = self._recurrent(read), read.shape[1] - right
+        chunk = read.shape[1] - right
+        x, direct = read.split_with_sizes(self.widths, -1)
         both, state = self.onward(x[:, :chunk].repeat_interleave(2, 0), hidden.flatten(0, 1)[None])
         onward = both.unflatten(0, (-1, 2))[:, OLDER]
         back, _ = self.back(x.flip(1))
-        return *self._answer(onward, back.flip(1)[:, :chunk], read[:, :chunk]), state[0].unflatten(0, (-1, 2))
+        return *self._answer(onward, back.flip(1)[:, :chunk], direct[:, :chunk]), state[0].unflatten(0, (-1, 2))
 
     def nothing(self, right: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What was read ahead `[right, self.width]` and the states `[2, hidden]` of a session at its beginning."""
-        return torch.zeros(right, self.width, device=like.device), two(torch.zeros(self.hidden, device=like.device))
+        """What was read ahead `[right, sum(widths)]` and the states `[2, hidden]` of a session at its beginning."""
+        ahead = torch.zeros(right, sum(self.widths), device=like.device)
+        return ahead, two(torch.zeros(self.hidden, device=like.device))
 
-    def _recurrent(self, read: Tensor) -> Tensor:
-        return read[..., : self.width - self.labels]
-
-    def _answer(self, onward: Tensor, back: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+    def _answer(self, onward: Tensor, back: Tensor, direct: Tensor) -> tuple[Tensor, Tensor]:
         x = self._drop(self.norm(torch.cat([onward, back], -1)))
-        logits = self.emotion(x) + read[..., self.width - self.labels :] if self.labels else self.emotion(x)
+        logits = self.emotion(x) if self.direct is None else self.emotion(x) + direct
         return logits, self.affect(x).sigmoid()
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ class Wav2VecEncoder(nn.Module):
 
     def extract(self, samples: Tensor) -> Tensor:
         """Samples float32 `[B, W]` -> what the convolutions make of them, `[B, (W - 80) // 320, channels]`."""
-        if samples.is_cuda and not torch.is_grad_enabled():
+        if as_products(samples):
             return convolve(self.extractor.conv_layers, self._waves(samples))
         return self.extract_plainly(samples)
 
@@ -179,8 +179,8 @@ class Wav2VecEncoder(nn.Module):
         """What the convolutions made `[B, T, channels]` -> features float32 `[B, T, D]`."""
         transformer = self.transformer
         x = self.projection(features)
-        fast = x.is_cuda and not torch.is_grad_enabled()
-        x = x + (position(transformer.pos_conv_embed, x) if fast else transformer.pos_conv_embed(x))
+        embedding = transformer.pos_conv_embed
+        x = x + (position(embedding, x) if as_products(x) else embedding(x))
         # torchaudio's flag of the transformer says the opposite of that of its layers.
         if transformer.layer_norm_first:
             x = transformer.layer_norm(x)
@@ -213,3 +213,8 @@ class Wav2VecEncoder(nn.Module):
         if self.flex is not None:
             return partial(self.flex, table=table)
         return partial(masked, bias=pairs(table, frames))
+
+
+def as_products(x: Tensor) -> bool:
+    """Whether convolutions of `x` are computed as matrix products: on a GPU, but not to learn."""
+    return x.is_cuda and not torch.is_grad_enabled()

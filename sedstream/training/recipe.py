@@ -140,7 +140,7 @@ def train(
         if schedule.get("encoder_rate") == 0:
             learner.encoder.requires_grad_(False)
     start = None if learner.fresh else copy.deepcopy(learner).eval()
-    alike = discriminants.begin(learner, corpora.split("train", without), seed)
+    to_fit = discriminants.begin(learner, corpora.split("train", without), seed)
     counter = EpochCounter(epochs)
     # An average that reaches further back than a tenth of the steps would still hold the start.
     schedule.setdefault("average", max(0.8, min(Schedule.average, 1 - 10 / steps)))
@@ -164,8 +164,8 @@ def train(
     best = cast(Learner, brain.average.module.to("cpu").eval())
     if start is not None:
         _blend(best, start, kept)
-    if alike:
-        discriminants.fit(best, alike)
+    if to_fit:
+        discriminants.fit(best, to_fit)
     report = judge(best, heard, labels)
     if start is not None:
         report["start"] = judge(start, heard, labels)
