@@ -34,9 +34,9 @@ def make(**change: object) -> CachedNetwork:
     encoder = CachedEncoder(**{**SIZE, "left": 40, "reach": 20, **change})  # type: ignore[arg-type]
     torch.nn.init.normal_(encoder.position, std=0.1)
     torch.nn.init.normal_(encoder.distance)
-    head = CachedHead(labels=5, features=encoder.features, outputs=2, width=24, hidden=16, direct=True)
-    assert head.direct is not None
-    torch.nn.init.normal_(head.direct.weight, std=0.1)
+    head = CachedHead(labels=5, features=encoder.features, outputs=2, width=24, hidden=16, experts=3)
+    assert head.experts is not None
+    head.experts.share.fill_(0.5)
     return CachedNetwork(encoder, head).eval()
 
 

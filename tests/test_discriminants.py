@@ -1,6 +1,8 @@
-"""The head's direct logits: a closed form, against scipy's Gaussians and on made-up corpora."""
+"""The head's experts in closed form, against scipy's Gaussians and on made-up corpora."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,24 +14,27 @@ from sedstream.encoders.cached import CachedEncoder
 from sedstream.encoders.heads import CachedHead
 from sedstream.grid import HOP
 from sedstream.training import discriminants
+from sedstream.training.batches import cut
 from sedstream.training.brain import Learner
+from sedstream.training.concatenations import Speakers
 from sedstream.training.corpora import Utterance
-from sedstream.training.discriminants import MOST, SHRINKAGE, begin, encode, fit, loud
+from sedstream.training.discriminants import NEUTRAL, OWN, SHRINKAGE, Moments, begin, fit
 
 LABELS = 5
+ONE, TWO, THREE = "EmoDB", "TESS", "ASED"
 
 
 def said(corpus: str, emotion: int, pitch: float, seed: int) -> Utterance:
     """Half a second of a hum; each corpus at a level of its own."""
-    samples = (hum(pitch, 0.5, seed) * {"one": 20_000, "two": 2_000}.get(corpus, 9_000)).astype(np.int16)
+    samples = (hum(pitch, 0.5, seed) * {ONE: 20_000, TWO: 2_000}.get(corpus, 9_000)).astype(np.int16)
     known = {"corpus": corpus, "speaker": f"{corpus}/1", "split": "train", "emotion": emotion}
     known |= {"arousal": 0.5, "valence": 0.5, "weight": 1.0}
     return Utterance(samples, np.ones(-(-len(samples) // HOP), np.bool_), **known)  # type: ignore[arg-type]
 
 
-def learner(direct: bool = True) -> Learner:
+def learner(experts: int = 3) -> Learner:
     torch.manual_seed(0)
-    head = CachedHead(labels=LABELS, **{**HEAD, "direct": direct})  # type: ignore[arg-type]
+    head = CachedHead(labels=LABELS, **{**HEAD, "experts": experts})  # type: ignore[arg-type]
     return Learner(CachedEncoder(**ENCODER), head).eval()
 
 
@@ -43,74 +48,94 @@ def corpora(names: tuple[str, ...], emotions: int, each: int, first: int = 0) ->
     ]
 
 
-def test_equals_gaussians_of_one_covariance() -> None:
-    """Differences of logits are those of the logarithms of density."""
+def test_equals_gaussians() -> None:
+    """Differences of logits are those of the logarithms of density, and of the prior of label 0, which is neutral."""
     random = np.random.default_rng(0)
-    means = random.normal(size=(3, 2, 6))  # of three emotions in two corpora
-    root = random.normal(size=(6, 6))
-    within = root @ root.T
-    squares = within + np.einsum("ckd,cke->ckde", means, means)
-    weight, bias = discriminants.discriminants(
-        {c: list(torch.from_numpy(means[c])) for c in range(3)},
-        {c: list(torch.from_numpy(squares[c])) for c in range(3)},
-        3,
-    )
-    centre = means.mean(1)
-    apart = means - centre[:, None]
-    spread = within + np.einsum("ckd,cke->de", apart, apart) / 6  # between corpora: noise too
-    spread += SHRINKAGE * np.trace(spread) / 6 * np.eye(6)
+    means = random.normal(size=(2, 3, 6))  # of two corpora, three emotions
+    roots = random.normal(size=(2, 3, 6, 6))
+    within = roots @ roots.swapaxes(-1, -2)
+    made = [
+        {c: Moments(torch.from_numpy(means[k, c]), torch.from_numpy(within[k, c])) for c in range(3)} for k in range(2)
+    ]
+    pool, gate, own = discriminants.discriminants(made, 3, 2)
     x = random.normal(size=(20, 6))
-    densities = np.stack([multivariate_normal(centre[c], spread).logpdf(x) for c in range(3)], 1)
-    logits = x @ weight.double().numpy().T + bias.double().numpy()
-    np.testing.assert_allclose(logits[:, 1:] - logits[:, :1], densities[:, 1:] - densities[:, :1], atol=1e-4)
 
+    def check(found: discriminants.Linear, centres: Any, spread: Any, prior: Any) -> None:
+        sphere = SHRINKAGE * np.trace(spread) / 6 * np.eye(6)
+        expected = np.stack([multivariate_normal(m, spread + sphere).logpdf(x) for m in centres], 1) + prior
+        logits = x @ found.weight.double().numpy().T + found.bias.double().numpy()
+        np.testing.assert_allclose(logits - logits[:, :1], expected - expected[:, :1], atol=1e-3)
 
-def test_an_emotion_that_no_corpus_has() -> None:
-    one = {c: [torch.randn(4).double()] for c in (0, 2)}
-    square = {c: [torch.outer(m, m) + torch.eye(4).double()] for c, (m,) in one.items()}
-    weight, bias = discriminants.discriminants(one, square, 3)
-    assert not weight[1].any()
-    assert bias[1] == 0
-    assert weight[[0, 2]].any(1).all()
+    def scatter(apart: Any) -> Any:
+        return np.einsum("ckd,cke->de", apart, apart) / 6
 
-
-def test_what_takes_part() -> None:
-    """At most so many of each emotion, of corpora with several emotions, if there are two such; else nothing moves."""
-    model = learner()
-    assert isinstance(model.head, CachedHead)
-    assert model.head.direct is not None
-    torch.nn.init.ones_(model.head.direct.weight)
-    few = [*corpora(("one",), 4, 1), *corpora(("plain",), 2, 1)]
-    assert begin(model, few, 0) == {}
-    assert model.head.direct.weight.all(), "one corpus says nothing about others"
-    unknown = said("two", -1, 100, 0)
-    many = [*few, *corpora(("two",), 4, 1), *[said("one", 0, 100, 0)] * (MOST + 5), unknown]
-    chosen = begin(model, many, 0)
-    assert {name: {emotion: len(u) for emotion, u in part.items()} for name, part in chosen.items()} == {
-        "one": {0: MOST, 1: 1, 2: 1, 3: 1},
-        "two": {0: 1, 1: 1, 2: 1, 3: 1},
-    }
-    assert not model.head.direct.weight.any(), "the recurrences learn as if nothing was beside them"
-    assert begin(learner(direct=False), many, 0) == {}
+    neutral = np.log([NEUTRAL, 1, 1])
+    mean = within.mean((0, 1))
+    check(pool, means.mean(0), mean + scatter(means - means.mean(0)), neutral)
+    check(gate, means.mean(1), mean + scatter(means - means.mean(1, keepdims=True)), 0)
+    for k in range(2):
+        mine = discriminants.Linear(own.weight[3 * k : 3 * k + 3], own.bias[3 * k : 3 * k + 3])
+        check(mine, means[k], (1 - OWN) * mean + OWN * within[k].mean(0), neutral)
 
 
 @torch.no_grad()
-def test_fits_what_it_never_heard() -> None:
+def test_what_a_corpus_does_not_know() -> None:
+    """An emotion that a corpus has not, one that none has, and a place for another corpus: all are as good as never."""
+    model = learner()
+    assert isinstance(model.head, CachedHead)
+    assert model.head.experts is not None
+    width = model.head.experts.pool.in_features
+    made = [
+        {c: Moments(torch.randn(width).double(), torch.eye(width).double()) for c in known}
+        for known in ((0, 1, 2), (0, 1, 3))
+    ]
+    found = discriminants.discriminants(made, LABELS, 3)
+    for layer, values in zip(
+        (model.head.experts.pool, model.head.experts.gate, model.head.experts.own), found, strict=True
+    ):
+        layer.weight.copy_(values.weight)
+        layer.bias.copy_(values.bias)
+    x = torch.randn(50, width)
+    own = model.head.experts.own(x).unflatten(1, (3, LABELS)).softmax(-1)
+    assert own[:, 0, 3:].max() < 1e-6
+    assert own[:, 1, [2, 4]].max() < 1e-6
+    assert model.head.experts.gate(x).softmax(-1)[:, 2].max() < 1e-6
+    assert model.head.experts.pool(x).softmax(-1)[:, 4].max() < 1e-6
+
+
+def test_what_takes_part() -> None:
+    """Corpora with several emotions, the largest ones, if there are two such; else nothing moves."""
+    model = learner(2)
+    assert isinstance(model.head, CachedHead)
+    assert model.head.experts is not None
+    model.head.experts.share.fill_(0.7)
+    few = [*corpora((ONE,), 4, 1), *corpora((THREE,), 3, 1)]
+    assert begin(model, few) == {}
+    assert model.head.experts.share == torch.tensor(0.7), "one corpus says nothing about others"
+    unknown = [said(TWO, -1, 100, 0), said("a name that training does not know", 0, 100, 0)]
+    many = [*few, *corpora((TWO,), 4, 2), *corpora(("nEMO",), 4, 3), *unknown]
+    chosen = begin(model, many)
+    assert list(chosen) == ["nEMO", TWO]
+    assert all(isinstance(voices, Speakers) for voices in chosen.values())
+    assert model.head.experts.share == 0, "the recurrences learn as if nothing was beside them"
+    assert begin(learner(0), many) == {}
+
+
+@torch.no_grad()
+def test_fits_what_it_never_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Emotions of another corpus, by the frames alone; the recurrences know nothing yet."""
+    monkeypatch.setattr(discriminants, "WINDOWS", 32)
     model = learner()
     assert isinstance(model.encoder, CachedEncoder)
     assert isinstance(model.head, CachedHead)
-    assert model.head.direct is not None
-    fit(model, begin(model, corpora(("one", "two"), 4, 6), 0))
+    assert model.head.experts is not None
+    fit(model, begin(model, corpora((ONE, TWO), 4, 6)), 0)
     right = []
-    for utterance in corpora(("three",), 4, 3, first=50):
-        logits = model.head.direct(model.head.normalised(encode(model.encoder, loud(utterance))))
-        right.append(float((logits.argmax(-1) == utterance.emotion).float().mean()))
-    assert np.mean(right) > 0.9
-
-
-@pytest.mark.parametrize("samples", [1, 319, 5_120, 5_121])
-def test_all_frames_of_an_utterance(samples: int) -> None:
-    utterance = said("one", 0, 100, 0)
-    with torch.no_grad():
-        assert encode(learner().encoder, loud(utterance)[:samples]).shape == (1, -(-samples // HOP), 64)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    voices = Speakers(corpora((THREE,), 4, 3, first=50))
+    for _ in range(10):
+        samples, targets = cut(voices, rng)
+        logits = model.head.experts(model.head.normalised(model.encoder(torch.from_numpy(samples)[None], 16)))[0]
+        known = (targets.emotion >= 0) & (targets.weight > 0)
+        right.append(float((logits.argmax(-1).numpy() == targets.emotion)[known].mean()))
+    assert np.mean(right) > 0.8

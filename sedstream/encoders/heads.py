@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BadModel
+from .experts import Experts
 from .relay import OLDER, two
 
 
@@ -62,8 +63,8 @@ class CachedHead(nn.Module):
     back from the end of what has been heard. In a session the first is a relay of two.
 
     Arguments as those of `FrameHead`, and:
-        direct: logits straight from a frame's features, by one matrix, are added. It is fitted, not trained (see
-            `training.discriminants`), and knows voices and corpora that nobody trained with better than what is.
+        experts: of so many corpora are asked beside the recurrences, and their logits of the frame added (see
+            `experts`): what is fitted knows voices that nobody trained with better than what is trained.
     """
 
     def __init__(
@@ -75,14 +76,14 @@ class CachedHead(nn.Module):
         width: int,
         hidden: int,
         dropout: float = 0.0,
-        direct: bool = False,
+        experts: int = 0,
     ) -> None:
         super().__init__()
         if outputs < 1 or features % outputs:
             raise BadModel(f"Bad head outputs {outputs!r}, expected a divisor of features {features}")
         self.outputs, self.hidden = outputs, hidden
-        self.widths = [width, labels if direct else 0]
-        """Of the two parts of what is read of a frame: for the recurrences, and its direct logits."""
+        self.widths = [width, labels if experts else 0]
+        """Of the two parts of what is read of a frame: for the recurrences, and the logits of the experts."""
         # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
         self.dropout = nn.Dropout1d(dropout)
         self.enter = nn.Linear(features, width)
@@ -91,10 +92,7 @@ class CachedHead(nn.Module):
         self.norm = nn.LayerNorm(2 * hidden)
         self.emotion = nn.Linear(2 * hidden, labels)
         self.affect = nn.Linear(2 * hidden, 2)
-        self.direct = nn.Linear(features, labels).requires_grad_(False) if direct else None
-        if self.direct is not None:  # until it is fitted it says nothing
-            nn.init.zeros_(self.direct.weight)
-            nn.init.zeros_(self.direct.bias)
+        self.experts = Experts(labels=labels, features=features, corpora=experts) if experts else None
 
     def normalised(self, features: Tensor) -> Tensor:
         """Features `[B, T, D]`, those of each layer by themselves with mean 0 and variance 1."""
@@ -105,14 +103,14 @@ class CachedHead(nn.Module):
         """Features `[B, T, D]` -> what the head reads of them, `[B, T, sum(widths)]`."""
         features = self.normalised(features)
         x = self._drop(F.gelu(self.enter(self._drop(features))))
-        return x if self.direct is None else torch.cat([x, self.direct(features)], -1)
+        return x if self.experts is None else torch.cat([x, self.experts(features)], -1)
 
     def forward(self, features: Tensor, chunk: int, right: int) -> tuple[Tensor, Tensor]:
         """A recording at once: features `[B, T, D]` -> logits `[B, T, C]`, arousal and valence `[B, T, 2]` in 0 to 1.
 
         Chunks of answers end `right` before those of the encoder; the last `right` frames see only each other.
         """
-        x, direct = self.read(features).split_with_sizes(self.widths, -1)
+        x, known = self.read(features).split_with_sizes(self.widths, -1)
         batch, frames, _ = x.shape
         onward, _ = self.onward(x)
         # A chunk of answers and its look-ahead end where a chunk of the encoder ends.
@@ -120,26 +118,26 @@ class CachedHead(nn.Module):
         parts = padded.unfold(1, chunk + right, chunk).movedim(3, 2).flatten(0, 1)
         back, _ = self.back(parts.flip(1))
         back = back.flip(1)[:, :chunk].reshape(batch, -1, self.hidden)[:, right : right + frames]
-        return self._answer(onward, back, direct)
+        return self._answer(onward, back, known)
 
     def advance(self, read: Tensor, right: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What was read `[B, c + right, sum(widths)]` and two states `[B, 2, hidden]` -> logits `[B, c, C]` from the
         older state, affect `[B, c, 2]`, and the states after them."""
         chunk = read.shape[1] - right
-        x, direct = read.split_with_sizes(self.widths, -1)
+        x, known = read.split_with_sizes(self.widths, -1)
         both, state = self.onward(x[:, :chunk].repeat_interleave(2, 0), hidden.flatten(0, 1)[None])
         onward = both.unflatten(0, (-1, 2))[:, OLDER]
         back, _ = self.back(x.flip(1))
-        return *self._answer(onward, back.flip(1)[:, :chunk], direct[:, :chunk]), state[0].unflatten(0, (-1, 2))
+        return *self._answer(onward, back.flip(1)[:, :chunk], known[:, :chunk]), state[0].unflatten(0, (-1, 2))
 
     def nothing(self, right: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """What was read ahead `[right, sum(widths)]` and the states `[2, hidden]` of a session at its beginning."""
         ahead = torch.zeros(right, sum(self.widths), device=like.device)
         return ahead, two(torch.zeros(self.hidden, device=like.device))
 
-    def _answer(self, onward: Tensor, back: Tensor, direct: Tensor) -> tuple[Tensor, Tensor]:
+    def _answer(self, onward: Tensor, back: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         x = self._drop(self.norm(torch.cat([onward, back], -1)))
-        logits = self.emotion(x) if self.direct is None else self.emotion(x) + direct
+        logits = self.emotion(x) if self.experts is None else self.emotion(x) + known
         return logits, self.affect(x).sigmoid()
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Batches of augmented windows with their targets, drawn by number: the same number gives the same batch anywhere."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from ..encoders.cached import BEFORE, BEHIND
 from ..grid import HOP
 from . import labelled
 from .augment import augment
-from .concatenations import Speakers, pieces, window
+from .concatenations import Speakers, Targets, pieces, window
 from .corpora import Corpora, load
 from .publish import LABELS
 from .rows import find_table
@@ -95,16 +95,23 @@ def _read(source: Source) -> tuple[Speakers, Corpora]:
     return speakers(source, corpora), corpora
 
 
-def _row(
-    source: Source, voices: Speakers, corpora: Corpora, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], ...]:
+def cut(voices: Speakers, rng: np.random.Generator) -> tuple[NDArray[np.float32], Targets]:
+    """A random window of a recording of random voices: samples `[(BEFORE + FRAMES + BEHIND)·320]`, and the targets of
+    the FRAMES between."""
     frames = BEFORE + FRAMES + BEHIND
     parts = voices.recording(rng)
     while sum(len(p.utterance.samples) for p in parts) < 0.6 * frames * HOP:
         parts += pieces([p.utterance for p in parts], rng)
-    cut, targets = window(parts, frames, RIGHT, rng)
-    other = voices.draw(rng)[0][0].samples
-    heard = cut if source.clean else augment(cut, corpora.noises, other, rng)
+    samples, targets = window(parts, frames, RIGHT, rng)
     inner = slice(BEFORE, BEFORE + FRAMES)
-    affect = np.stack([targets.arousal[inner], targets.valence[inner]], -1)
-    return heard, cut, targets.emotion[inner].astype(np.float32), affect, targets.weight[inner]
+    return samples, Targets(*(getattr(targets, field.name)[inner] for field in fields(targets)))
+
+
+def _row(
+    source: Source, voices: Speakers, corpora: Corpora, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], ...]:
+    clean, targets = cut(voices, rng)
+    other = voices.draw(rng)[0][0].samples
+    heard = clean if source.clean else augment(clean, corpora.noises, other, rng)
+    affect = np.stack([targets.arousal, targets.valence], -1)
+    return heard, clean, targets.emotion.astype(np.float32), affect, targets.weight
