@@ -18,7 +18,7 @@ from sedstream.training.batches import cut
 from sedstream.training.brain import Learner
 from sedstream.training.concatenations import Speakers
 from sedstream.training.corpora import Utterance
-from sedstream.training.discriminants import NEUTRAL, OWN, SHRINKAGE, Moments, begin, fit
+from sedstream.training.discriminants import OWN, PRIOR, SHRINKAGE, Moments, begin, fit
 
 LABELS = 5
 ONE, TWO, THREE = "EmoDB", "TESS", "ASED"
@@ -69,7 +69,7 @@ def test_equals_gaussians() -> None:
     def scatter(apart: Any) -> Any:
         return np.einsum("ckd,cke->de", apart, apart) / 6
 
-    neutral = np.log([NEUTRAL, 1, 1])
+    neutral = np.log([PRIOR, 1, 1])
     mean = within.mean((0, 1))
     check(pool, means.mean(0), mean + scatter(means - means.mean(0)), neutral)
     check(gate, means.mean(1), mean + scatter(means - means.mean(1, keepdims=True)), 0)

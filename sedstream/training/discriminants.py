@@ -27,12 +27,12 @@ from ..encoders.experts import Experts
 from ..encoders.heads import CachedHead
 from .batches import cut
 from .brain import LIVE, Learner
-from .concatenations import SHARES, Speakers
+from .concatenations import NEUTRAL, SHARES, Speakers
 from .corpora import Utterance
 
 WINDOWS = 400
 """Of a corpus that are heard: recordings of several utterances, for frames know what was said before them. Clean ones:
-fitted to noise and telephones too, experts were worse on the valid split, and no better through these."""
+discriminants of noise and telephones too were worse on the valid split, and no better through these."""
 TOGETHER = 8
 """Windows that are heard at once."""
 LEAST = 4
@@ -43,8 +43,8 @@ SHRINKAGE = 0.03
 """Of the sphere, relative to the mean variance."""
 OWN = 0.75
 """Of its own covariance in what a corpus uses."""
-NEUTRAL = 2.4
-"""Times as likely as any other emotion: in concatenations nearly half of the frames are neutral."""
+PRIOR = 2.4
+"""Times as likely as any emotion neutral is: in concatenations nearly half of the frames are neutral."""
 SHARE = 0.8
 """Of these logits that is added: frames side by side are not so many witnesses. Chosen on the valid split."""
 NEVER = -30.0
@@ -107,7 +107,7 @@ def discriminants(corpora: Sequence[Mapping[int, Moments]], labels: int, most: i
     all_of = [moments for by_emotion in corpora for moments in by_emotion.values()]
     within = torch.stack([m.covariance for m in all_of]).mean(0)
     prior = torch.zeros(labels)
-    prior[0] = math.log(NEUTRAL)
+    prior[NEUTRAL] = math.log(PRIOR)
 
     known = [c for c in range(labels) if any(c in by_emotion for by_emotion in corpora)]
     by_label = [torch.stack([of[c].mean for of in corpora if c in of]) for c in known]
