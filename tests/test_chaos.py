@@ -145,8 +145,8 @@ async def never_read(server: Server, audio: Array) -> None:
 
 @pytest.fixture(scope="module")
 def heard(speech: Array) -> Array:
-    """Nine seconds as they arrive in 16 bits: a second of speech, half a second of silence, and so on."""
-    parts = [part for n in range(6) for part in (speech[n * 16_000 : (n + 1) * 16_000], np.zeros(8_000, np.float32))]
+    """Nine seconds as they arrive in 16 bits: a second of speech, 0.8 s of silence, and so on."""
+    parts = [part for n in range(5) for part in (speech[n * 16_000 : (n + 1) * 16_000], np.zeros(12_800, np.float32))]
     return pcm.decode(pcm.encode(np.concatenate(parts), "s16le"), "s16le")[:, 0]
 
 
