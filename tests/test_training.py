@@ -12,7 +12,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from sedstream.encoders.cached import BEFORE, BEHIND
+from sedstream.encoders.cached import BEFORE, BEHIND, CachedEncoder
+from sedstream.encoders.heads import CachedHead
 from sedstream.encoders.relay import Before
 from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput
@@ -20,11 +21,12 @@ from sedstream.grid import HOP, RATE, Plan
 from sedstream.manifest import read
 from sedstream.training import augment, corpora
 from sedstream.training.batches import FRAMES, ROWS, Batches, Source
+from sedstream.training.brain import Learner
 from sedstream.training.concatenations import PATTERNS, UNHEARD, Piece, Speakers, follow, pieces, window
 from sedstream.training.corpora import UNKNOWN, Utterance, load, read_audio, read_index, read_speech, targets
 from sedstream.training.objective import calibrate, concordance, emotion_loss, recalls
 from sedstream.training.publish import LABELS, toml
-from sedstream.training.recipe import train
+from sedstream.training.recipe import judge, train
 from sedstream.zoo import load as load_model
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -352,3 +354,18 @@ def test_real_data() -> None:
     assert speech[0]
     assert speech[-1]
     assert len(speech) == -(-len(samples) // HOP)
+
+
+def test_eager(data: Path, tmp_path: Path) -> None:
+    """Neutral, and nothing else, loses what is asked beside the calibration: in nats, so after the temperature."""
+    batches = [Batches(Source(data, tmp_path, "valid"), 0, 1)[0]]
+    biases, temperatures = [], []
+    for eager in (0.0, 0.3):
+        torch.manual_seed(0)
+        learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=len(LABELS), **HEAD)).eval()  # type: ignore[arg-type]
+        temperatures.append(judge(learner, batches, eager=eager)["temperature"])
+        biases.append(learner.head.emotion.bias.detach())
+    lost = torch.zeros(len(LABELS))
+    lost[LABELS.index("neutral")] = 0.3 * temperatures[0]
+    torch.testing.assert_close(biases[0] - biases[1], lost)
+    assert temperatures[0] == temperatures[1]

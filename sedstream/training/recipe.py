@@ -48,7 +48,7 @@ OFFSETS = 0.5
 """Share of the calibration's class offsets that is used, chosen on concatenations of the valid split, those of two
 emotions too: in full they fit its mix of corpora."""
 EAGER = 0.25
-"""Nats that neutral loses beside that: heads miss more emotion than they invent. Chosen likewise."""
+"""Nats that neutral loses beside that: heads miss more emotion than they invent. Chosen likewise, for our corpora."""
 KEPT = 0.25
 """Share of the model that a training went on from in the weights that are published: between the two they are better
 than either on voices that neither knows (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
@@ -88,6 +88,7 @@ def train(
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
     kept: float = KEPT,
+    eager: float = EAGER,
     quiet: bool = False,
     **schedule: float,
 ) -> dict[str, Any]:
@@ -109,6 +110,7 @@ def train(
         settings: of the manifest, as `SETTINGS`.
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         kept: share of the model that it goes on from in the weights that are published, 0 to 1.
+        eager: nats that neutral, the first label, loses beside the calibration; 0 if the start has lost them already.
         quiet: show no progress.
         schedule: numbers of `Schedule` other than `steps`; `encoder_rate` 0: only the head learns. Unless told, the
             `average` of a short training is shorter.
@@ -168,9 +170,9 @@ def train(
         _blend(best, start, kept)
     if to_fit:
         discriminants.fit(best, to_fit, seed)
-    report = judge(best, heard, labels)
+    report = judge(best, heard, labels, eager)
     if start is not None:
-        report["start"] = judge(start, heard, labels)
+        report["start"] = judge(start, heard, labels, eager)
     table = {
         "name": name,
         **settings,
@@ -259,10 +261,12 @@ def class_weights(speakers: Speakers, labels: int) -> Tensor:
     return torch.where(counts > 0, weights, 0.0)  # else label smoothing would call for what never comes
 
 
-def judge(learner: Learner, valid: Sequence[Batch], labels: Sequence[str] = LABELS) -> dict[str, Any]:
+def judge(
+    learner: Learner, valid: Sequence[Batch], labels: Sequence[str] = LABELS, eager: float = 0.0
+) -> dict[str, Any]:
     """Calibrate a learner on the trained frames of batches; its recalls, their mean, concordances and the temperature.
 
-    The offsets of the calibration are added to the head's last bias.
+    The offsets of the calibration, neutral's less `eager`, are added to the head's last bias.
     """
     answers = [answer(learner, batch.heard)[:2] for batch in valid]
     logits, affect = (torch.cat([found[n].flatten(0, 1).float() for found in answers]) for n in range(2))
@@ -274,7 +278,7 @@ def judge(learner: Learner, valid: Sequence[Batch], labels: Sequence[str] = LABE
     temperature, offset = calibrate(logits, emotion[known], weight[known])
     temperature = min(max(temperature, COLDEST), HOTTEST)
     offset = OFFSETS * offset
-    offset[NEUTRAL] -= EAGER
+    offset[NEUTRAL] -= eager
     with torch.no_grad():
         learner.head.emotion.bias.add_(temperature * offset)
     recall = recalls(logits + temperature * offset, emotion[known])

@@ -95,6 +95,7 @@ def tune(
         head={**start.head, "dropout": HEAD["dropout"]},
         settings=_settings(start),
         learner=learner,
+        eager=0,  # the start has it, or its labels are a user's, of which the first may be any
         quiet=quiet,
         **(rates | schedule),
     )
