@@ -88,9 +88,22 @@ def test_the_vad_forgets(vad: Relay, long: Array) -> None:
     assert len(same) > 2 * relay.PERIOD
     assert not same[: relay.PERIOD].all()
     assert same[relay.PERIOD :].all()
-    ((first, _),) = Silero()([chunks], [silero.new_state()])
+    silence = np.zeros((relay.SILENT, CONTEXT + CHUNK), np.float32)
+    ((_, start),) = Silero()([silence], [silero.new_state()])
+    ((first, _),) = Silero()([chunks], [start * relay.HALF])
     assert np.array_equal(whole[: relay.PERIOD], first[: relay.PERIOD])
     assert (np.abs(whole - first) > 0.1).mean() < 0.02, "nearly as one that has heard everything"
+
+
+def test_a_voice_that_is_already_there_is_heard(vad: Relay, speech: Array) -> None:
+    """Soft speech from the middle of a word on, wherever that is: earlier than with a blank memory."""
+    ((known, _),) = vad([chunks_of(speech)], [new_state()])
+    said = [n for n in range(0, 400, 3) if known[n : n + 12].min() > 0.9]
+    begun = [chunks_of(speech[n * CHUNK :] / 10)[:40] for n in said]
+    asked = [vad([chunks], [new_state()])[0][0] for chunks in begun]
+    blank = [Silero()([chunks], [silero.new_state()])[0][0] for chunks in begun]
+    late, later = (np.mean([np.argmax(np.append(p > 0.25, True)) for p in heard]) for heard in (asked, blank))
+    assert late < 0.5 * later
 
 
 def test_a_state_that_never_fades_ends(vad: Relay, long: Array) -> None:

@@ -16,16 +16,18 @@ SOFT = 0.1
 """Peaks under this (-20 dB of full scale) are lifted to it,"""
 MOST = 10.0
 """but by 20 dB at most."""
+FIRST = 0.03
+"""The peak that is expected before anything is heard."""
 FADE = 0.5
 """How fast a peak is forgotten, in dB a second: not while the other side of the line speaks, whose echo is soft. After
 80 s at the latest: one of full scale has then fallen so far that it no longer changes how much is lifted."""
 
 
 class Level:
-    """The loudest sample of a session so far, at most full scale, and what it does to the next ones."""
+    """The loudest sample of a session so far, FIRST to full scale, and what it does to the next ones."""
 
     def __init__(self) -> None:
-        self._peak = 0.0
+        self._peak = FIRST
 
     def __call__(self, chunks: NDArray[np.float32]) -> NDArray[np.float32]:
         """The next chunks f32 ``[n, CONTEXT + CHUNK]``, each times a gain of 1 to MOST, which follows from it and those
