@@ -23,8 +23,8 @@ OVERLAP = 240
 7.68 s 1.2 %."""
 
 SILENT = 5
-"""Chunks of silence that a run has heard when it begins: from nothing, the network is deaf for up to 2 s to a voice that
-is already there. It takes noise for such a voice instead,"""
+"""Chunks of silence that a run has heard when it begins: from nothing, the network is deaf for up to 2 s to a voice
+that is already there. It takes noise for such a voice instead,"""
 HALF = np.float32(0.5)
 """but less where only so much is left of its memory of the silence. Of concatenated utterances 1.2 % are missed (from
 nothing 2.4 %, with all of that memory 0.9 %); of recordings of noise 1.8 % are speech (0.3, 5.3), all in the first 2 s.

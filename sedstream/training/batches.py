@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,13 +45,15 @@ class Source:
 
 class Batch(NamedTuple):
     """`heard` and, before augmentation, `clean`: samples float32 `[B, (BEFORE + T + BEHIND)·320]`; targets of the T
-    frames between: emotion int64 `[B, T]`, affect float32 `[B, T, 2]`, weight float32 `[B, T]`."""
+    frames between: emotion int64 `[B, T]`, affect float32 `[B, T, 2]`, weight float32 `[B, T]`, piece int16 `[B, T]`.
+    """
 
     heard: Tensor
     clean: Tensor
     emotion: Tensor
     affect: Tensor
     weight: Tensor
+    piece: Tensor
 
 
 class Batches(Dataset[Batch]):
@@ -68,8 +70,8 @@ class Batches(Dataset[Batch]):
         voices, corpora = _read(replace(self.source, clean=False))
         rng = np.random.default_rng([self.seed, self.first + number])
         rows = [_row(self.source, voices, corpora, rng) for _ in range(ROWS)]
-        heard, clean, emotion, affect, weight = (torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True))
-        return Batch(heard, clean, emotion.long(), affect, weight)
+        heard, clean, emotion, affect, weight, piece = (torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True))
+        return Batch(heard, clean, emotion.long(), affect, weight, piece)
 
 
 def read(source: Source, workers: int = 0) -> Corpora:
@@ -107,11 +109,9 @@ def cut(voices: Speakers, rng: np.random.Generator) -> tuple[NDArray[np.float32]
     return samples, Targets(*(getattr(targets, field.name)[inner] for field in fields(targets)))
 
 
-def _row(
-    source: Source, voices: Speakers, corpora: Corpora, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], ...]:
+def _row(source: Source, voices: Speakers, corpora: Corpora, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
     clean, targets = cut(voices, rng)
     other = voices.draw(rng)[0][0].samples
     heard = clean if source.clean else augment(clean, corpora.noises, other, rng)
     affect = np.stack([targets.arousal, targets.valence], -1)
-    return heard, clean, targets.emotion.astype(np.float32), affect, targets.weight
+    return heard, clean, targets.emotion.astype(np.float32), affect, targets.weight, targets.piece

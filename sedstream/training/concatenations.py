@@ -43,12 +43,14 @@ UNHEARD = 40
 @dataclass(frozen=True)
 class Targets:
     """What a window should be answered with, per frame `[T]`: emotion int8 (UNKNOWN: do not train), arousal and valence
-    float32 (NaN: do not train), and the weight float32 of the frame."""
+    float32 (NaN: do not train), the weight float32 of the frame, and of which piece of the recording it is, int16 (-1:
+    of none)."""
 
     emotion: NDArray[np.int8]
     arousal: NDArray[np.float32]
     valence: NDArray[np.float32]
     weight: NDArray[np.float32]
+    piece: NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,9 @@ def window(
     emotion = np.full(frames, UNKNOWN, np.int8)
     affect = np.full((2, frames), np.nan, np.float32)
     weight = np.zeros(frames, np.float32)
+    of = np.full(frames, -1, np.int16)
     start = 0
-    for piece, size in zip(parts, lengths, strict=True):
+    for number, (piece, size) in enumerate(zip(parts, lengths, strict=True)):
         u = piece.utterance
         a, b = max(start, first), min(start + len(u.samples), end)
         if a < b:
@@ -155,6 +158,7 @@ def window(
             emotion[here] = u.emotion
             affect[:, here] = [[u.arousal], [u.valence]]
             weight[here] = u.weight
+        of[(centres >= start) & (centres < min(start + size, end))] = number
         start += size
     if first > 0:
         weight[:UNHEARD] = 0
@@ -162,7 +166,7 @@ def window(
         weight[frames - right :] = 0
     if up != down:
         samples = resample_poly(samples, up, down).astype(np.float32)
-    return samples[: frames * HOP], Targets(emotion, affect[0], affect[1], weight)
+    return samples[: frames * HOP], Targets(emotion, affect[0], affect[1], weight, of)
 
 
 def _any(utterances: list[Utterance], rng: np.random.Generator) -> Utterance:

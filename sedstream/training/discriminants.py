@@ -152,17 +152,30 @@ def _moments(learner: Learner, voices: Speakers, rng: np.random.Generator) -> di
     """Of the emotions of one corpus, each frame heard as in the plan live."""
     encoder, head = cast(CachedEncoder, learner.encoder), cast(CachedHead, learner.head)
     chunk, _ = LIVE
-    frames: dict[int, list[Tensor]] = defaultdict(list)
+    sums: dict[int, _Sums] = defaultdict(lambda: _Sums(encoder.features))
     for _ in range(WINDOWS // TOGETHER):
         windows = [cut(voices, rng) for _ in range(TOGETHER)]
         features = head.normalised(encoder(torch.from_numpy(np.stack([samples for samples, _ in windows])), chunk))
         for row, (_, targets) in zip(features, windows, strict=True):
             known = np.flatnonzero((targets.emotion >= 0) & (targets.weight > 0))[::EVERY]
             for emotion in np.unique(targets.emotion[known]).tolist():
-                frames[emotion].append(row[known[targets.emotion[known] == emotion]])
-    return {emotion: _of(torch.cat(found)) for emotion, found in sorted(frames.items())}
+                sums[emotion].add(row[known[targets.emotion[known] == emotion]])
+    return {emotion: found.moments() for emotion, found in sorted(sums.items())}
 
 
-def _of(frames: Tensor) -> Moments:
-    mean = frames.mean(0).double()
-    return Moments(mean, (frames.T @ frames / len(frames)).double() - torch.outer(mean, mean))
+class _Sums:
+    """Of frames `[n, D]`, as they come."""
+
+    def __init__(self, features: int) -> None:
+        self._count = 0
+        self._first = torch.zeros(features, dtype=torch.float64)
+        self._second = torch.zeros(features, features, dtype=torch.float64)
+
+    def add(self, frames: Tensor) -> None:
+        self._count += len(frames)
+        self._first += frames.sum(0)
+        self._second += frames.T @ frames
+
+    def moments(self) -> Moments:
+        mean = self._first / self._count
+        return Moments(mean, self._second / self._count - torch.outer(mean, mean))

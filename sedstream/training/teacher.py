@@ -1,18 +1,25 @@
-"""What a cached encoder follows: Whisper's features of the clean window, freed from where in the window a frame is.
+"""What a cached encoder follows: Whisper's features of each clean utterance alone, freed from where in it a frame is.
+
+Whisper hears a whole recording at once. Where utterances are joined its features of one say something of the others,
+so what is followed is what it says of each as if there was nothing else: that an emotion has changed is then heard.
 
 Of the variance of Whisper base's features (layer 2, each normalised) half is the place of a frame in the window, not
 its sound. The mean over many sounds at a place is that part. Less it, one sound gives nearly the same features anywhere
 (they differ by a tenth of their variance), and an encoder without positions can follow them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..encoders.cached import BEFORE, BEHIND
+from ..encoders.cached import BEFORE
 from ..encoders.whisper import WhisperEncoder
+from ..grid import HOP
+
+SHORT = 30
+"""Frames of which Whisper has nothing to say yet: shorter parts of utterances are not followed."""
 
 
 class Teacher(nn.Module):
@@ -20,7 +27,7 @@ class Teacher(nn.Module):
 
     Args:
         whisper: the encoder.
-        sounds: windows of clean speech, each float32 `[B, (BEFORE + T + BEHIND)·320]`, of one T.
+        sounds: windows of clean speech, each float32 `[B, N·320]`, of one N, as long as any that will be followed.
     """
 
     def __init__(self, whisper: WhisperEncoder, sounds: Sequence[Tensor]) -> None:
@@ -31,15 +38,34 @@ class Teacher(nn.Module):
         self.register_buffer("usual", usual - usual.mean(0))
         self.usual: Tensor
 
-    def distance(self, features: Tensor, clean: Tensor) -> Tensor:
-        """Mean square between features `[B, T, D]`, normalised, and Whisper's of the clean window."""
-        theirs = self._features(clean) - self.usual
-        return F.mse_loss(normalised(features, theirs.shape[2]), theirs)
+    def distance(self, features: Tensor, clean: Tensor, piece: Tensor) -> Tensor:
+        """Mean square between features `[B, T, D]`, normalised, and Whisper's of the clean windows.
+
+        `clean`: samples float32 `[B, (BEFORE + T + BEHIND)·320]`; `piece`: int `[B, T]`, of which utterance each frame
+        is, -1: of none. 0 where there is no part of an utterance of SHORT frames.
+        """
+        outputs = len(self.whisper.outputs)
+        near, far = [], []
+        for row, first, end in parts(piece):
+            theirs = self._features(clean[row : row + 1, (BEFORE + first) * HOP : (BEFORE + end) * HOP])
+            far.append(theirs[0] - self.usual[: end - first])
+            near.append(normalised(features[row : row + 1, first:end], outputs)[0])
+        return F.mse_loss(torch.cat(near), torch.cat(far)) if far else 0 * features.sum()
 
     @torch.no_grad()
     def _features(self, samples: Tensor) -> Tensor:
-        found: Tensor = self.whisper(samples)[:, BEFORE:-BEHIND]
+        found: Tensor = self.whisper(samples)
         return normalised(found, len(self.whisper.outputs))
+
+
+def parts(piece: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Row, first frame and end of the utterances in `piece` (see `Teacher.distance`) that have SHORT frames."""
+    for row, numbers in enumerate(piece.cpu()):
+        found, lengths = numbers.unique_consecutive(return_counts=True)
+        ends = lengths.cumsum(0).tolist()
+        for number, length, end in zip(found.tolist(), lengths.tolist(), ends, strict=True):
+            if number >= 0 and length >= SHORT:
+                yield row, end - length, end
 
 
 def normalised(features: Tensor, outputs: int) -> Tensor:
