@@ -38,10 +38,9 @@ class Schedule:
     """Weight of the concordance of arousal and of valence beside the cross-entropy."""
     faster: float = 3.0
     """Times the encoder's learning rate while it follows."""
-    following: float = 1.0
+    following: float = 0.3
     """First part of the steps, in which the encoder follows Whisper's features of the clean window, and only the head
-    learns from labels. All of them: an encoder that learns from labels knows the voices that it learned from, and the
-    head relies on more than it hears of others."""
+    learns from labels."""
     held: float = 1.0
     """Weight of the distance to Whisper's features afterwards, beside the errors of the labels: few speakers are known,
     and what tells them apart must not become what tells emotions."""
