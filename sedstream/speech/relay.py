@@ -27,8 +27,8 @@ SILENT = 5
 that is already there. It takes noise for such a voice instead,"""
 HALF = np.float32(0.5)
 """but less where only so much is left of its memory of the silence. Of concatenated utterances 1.2 % are missed (from
-nothing 2.4 %, with all of that memory 0.9 %); of recordings of noise 1.8 % are speech (0.3, 5.3), nearly all in the first 2 s.
-"""
+nothing 2.4 %, with all of that memory 0.9 %); of recordings of noise 1.8 % are speech (0.3, 5.3), nearly all in the
+first 2 s."""
 
 Array = NDArray[np.float32]
 
