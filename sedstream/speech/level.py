@@ -24,7 +24,7 @@ FADE = 0.5
 
 
 class Level:
-    """The loudest sample of a session so far, FIRST to full scale, and what it does to the next ones."""
+    """The loudest sample of a session so far, at most full scale, and what it does to the next ones."""
 
     def __init__(self) -> None:
         self._peak = FIRST

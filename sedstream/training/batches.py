@@ -114,4 +114,4 @@ def _row(source: Source, voices: Speakers, corpora: Corpora, rng: np.random.Gene
     other = voices.draw(rng)[0][0].samples
     heard = clean if source.clean else augment(clean, corpora.noises, other, rng)
     affect = np.stack([targets.arousal, targets.valence], -1)
-    return heard, clean, targets.emotion.astype(np.float32), affect, targets.weight, targets.piece
+    return heard, clean, targets.emotion, affect, targets.weight, targets.piece

@@ -146,19 +146,19 @@ def window(
     emotion = np.full(frames, UNKNOWN, np.int8)
     affect = np.full((2, frames), np.nan, np.float32)
     weight = np.zeros(frames, np.float32)
-    of = np.full(frames, -1, np.int16)
+    piece = np.full(frames, -1, np.int16)
     start = 0
-    for number, (piece, size) in enumerate(zip(parts, lengths, strict=True)):
-        u = piece.utterance
+    for number, (part, size) in enumerate(zip(parts, lengths, strict=True)):
+        u = part.utterance
         a, b = max(start, first), min(start + len(u.samples), end)
         if a < b:
-            samples[a - first : b - first] = u.samples[a - start : b - start] * (piece.gain / 32768)
+            samples[a - first : b - first] = u.samples[a - start : b - start] * (part.gain / 32768)
             here = np.flatnonzero((centres >= a) & (centres < b))
             here = here[u.speech[(centres[here] - start) // HOP]]
             emotion[here] = u.emotion
             affect[:, here] = [[u.arousal], [u.valence]]
             weight[here] = u.weight
-        of[(centres >= start) & (centres < min(start + size, end))] = number
+        piece[(centres >= start) & (centres < min(start + size, end))] = number
         start += size
     if first > 0:
         weight[:UNHEARD] = 0
@@ -166,7 +166,7 @@ def window(
         weight[frames - right :] = 0
     if up != down:
         samples = resample_poly(samples, up, down).astype(np.float32)
-    return samples[: frames * HOP], Targets(emotion, affect[0], affect[1], weight, of)
+    return samples[: frames * HOP], Targets(emotion, affect[0], affect[1], weight, piece)
 
 
 def _any(utterances: list[Utterance], rng: np.random.Generator) -> Utterance:

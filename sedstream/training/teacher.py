@@ -44,12 +44,12 @@ class Teacher(nn.Module):
         `clean`: samples float32 `[B, (BEFORE + T + BEHIND)·320]`; `piece`: int `[B, T]`, of which utterance each frame
         is, -1: of none. 0 where there is no part of an utterance of SHORT frames.
         """
-        outputs = len(self.whisper.outputs)
+        found = normalised(features, len(self.whisper.outputs))
         near, far = [], []
         for row, first, end in parts(piece):
             theirs = self._features(clean[row : row + 1, (BEFORE + first) * HOP : (BEFORE + end) * HOP])
             far.append(theirs[0] - self.usual[: end - first])
-            near.append(normalised(features[row : row + 1, first:end], outputs)[0])
+            near.append(found[row, first:end])
         return F.mse_loss(torch.cat(near), torch.cat(far)) if far else 0 * features.sum()
 
     @torch.no_grad()
