@@ -8,9 +8,10 @@ see that it runs; nothing is written then.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from .wavlm import BASE_PLUS, LARGE, TICKS, TINY, WINDOW, build, forget, speech,
 GOALS = {"WavLM-large": 800, "WavLM-base+": 3_000}
 BATCH = Plan(150, 480, 50)
 """Of recordings: windows of 13.6 s of which 9.6 s are answered."""
+LENGTHS = (9.6, 60.0, 300.0)
+"""Seconds of recordings: an utterance or two, a voice mail, a short call."""
 LIMIT = 0.5
 """Seconds that a tick may take."""
 
@@ -52,10 +55,11 @@ def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, floa
     return low, took
 
 
-def offline(model: Model, rows: int) -> float:
-    """Hours of audio an hour, in blocks of the plan batch."""
-    blocks = speech(rows, BATCH.window * HOP)
-    return rows * seconds(BATCH.step) / best_of(lambda: model(blocks, BATCH))
+def offline(model: Model, rows: int, length: float) -> float:
+    """Hours of audio an hour, of recordings of some seconds in blocks of the plan batch."""
+    each = math.ceil(length / seconds(BATCH.step))
+    blocks = speech(rows * each, BATCH.window * HOP)
+    return rows * length / best_of(lambda: model(blocks, BATCH))
 
 
 def speechbrain(arguments: dict[str, Any], device: str, samples: int, rows: int) -> float:
@@ -170,7 +174,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.tiny:
         shapes = {"WavLM-large": TINY | {"norm": "layer"}, "WavLM-base+": TINY}
-        print("\n".join(measure(shapes, device, most=2, rows=2, times=2, size=256)))
+        print("\n".join(measure(shapes, device, most=2, rows=2, times=2, size=256, lengths=(2.0, 4.0))))
     elif device == "cpu":
         print("no GPU here: nothing to measure (--tiny sees that it runs)")
     else:
@@ -188,7 +192,14 @@ def told(lines: Iterable[str]) -> Iterator[str]:
 
 
 def measure(
-    shapes: Mapping[str, dict[str, Any]], device: str, *, most: int, rows: int, times: int, size: int
+    shapes: Mapping[str, dict[str, Any]],
+    device: str,
+    *,
+    most: int,
+    rows: int,
+    times: int,
+    size: int,
+    lengths: Sequence[float] = LENGTHS,
 ) -> Iterator[str]:
     """The section, line by line. ``rows``: sessions of a full batch; ``size``: of the matrices that show the peak."""
     half = torch.bfloat16
@@ -204,11 +215,20 @@ def measure(
     shape = shapes["WavLM-large"]
     model = build(shape, device, half)
     several = max(1, rows // 8)
-    ours, theirs = offline(model, several), speechbrain(shape, device, BATCH.step * HOP, several)
-    yield from ("", "| WavLM-large, recordings | hours an hour |", "|---|---|")
-    yield f"| sedstream, plan batch, bf16 | {ours:.0f} |"
-    yield f"| SpeechBrain `diarize_batch`, fp32 with TF32, files of {seconds(BATCH.step)} s | {theirs:.0f} |"
-    yield f"| ratio, goal 10 | {ours / theirs:.1f} |"
+    yield from (
+        "",
+        "| WavLM-large, recordings of | together | sedstream | SpeechBrain | ratio, goal 10 |",
+        "|---|---|---|---|---|",
+    )
+    for length in lengths:
+        count = max(1, round(several * lengths[0] / length))
+        ours, theirs = offline(model, count, length), speechbrain(shape, device, int(length * RATE), count)
+        forget()
+        yield f"| {length:g} s | {count} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.1f} |"
+    yield from (
+        "",
+        "Hours of audio an hour: sedstream's plan batch in bf16, SpeechBrain's `diarize_batch` in fp32 with TF32.",
+    )
 
     full = peak(device, size)
     share = rows * work(shape, WINDOW.window) / min(ticks(model, WINDOW, rows, times)) / full

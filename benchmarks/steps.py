@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sedstream
-from sedstream.encoders import attention, wav2vec
+from sedstream.encoders import attention, fused, wav2vec
 from sedstream.encoders.graphs import Graphs
 from sedstream.encoders.transfers import Transfers
 from sedstream.front import LIBRARY
@@ -101,6 +101,16 @@ def within(model: Model, change: Callable[[], AbstractContextManager[Any]]) -> M
     return model
 
 
+def by_torch(model: Model) -> Model:
+    """Without kernels of our own: every norm, sum and GELU by itself, and attention by SDPA."""
+    return within(model, lambda: mock.patch.object(fused, "kernels", return_value=None))
+
+
+def by_sdpa(model: Model) -> Model:
+    """Attention by SDPA, and its gated biases written down before."""
+    return within(model, lambda: mock.patch.object(wav2vec, "fits", return_value=False))
+
+
 def by_repeating(model: Model) -> Model:
     """WavLM's gated biases as an elementwise product."""
     return within(model, lambda: mock.patch.object(attention, "product", attention.repeated))
@@ -108,7 +118,7 @@ def by_repeating(model: Model) -> Model:
 
 def by_cudnn(model: Model) -> Model:
     """The convolution for positions as torchaudio has it."""
-    return within(model, lambda: mock.patch.object(wav2vec, "position", lambda embedding, x: embedding(x)))
+    return within(model, lambda: mock.patch.object(wav2vec, "position", lambda embedding, x, _: embedding(x)))
 
 
 def by_math(model: Model) -> Model:
@@ -137,14 +147,19 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
     def launched() -> Model:
         return without_graphs(default())
 
+    def by_sdpa_alone() -> Model:
+        return by_sdpa(wavlm())
+
     live, raw, full = default().manifest.plan("live"), {"wave": "raw"}, torch.float32
     cases: list[tuple[str, Plan, int, Callable[[], Model], Callable[[], Model]]] = [
         ("WavLM: bf16", WINDOW, rows, lambda: without_graphs(wavlm(full)), lambda: without_graphs(wavlm())),
         ("WavLM: graphs", WINDOW, rows, lambda: without_graphs(wavlm()), wavlm),
         ("WavLM: convolutions as products", WINDOW, rows, lambda: by_torchaudio(wavlm()), wavlm),
         ("WavLM: positions as products", WINDOW, rows, lambda: by_cudnn(wavlm()), wavlm),
-        ("WavLM: gated biases as products", WINDOW, rows, lambda: by_repeating(wavlm()), wavlm),
-        ("WavLM: SDPA's own kernels", WINDOW, rows, lambda: by_math(wavlm()), wavlm),
+        ("WavLM: gated biases as products", WINDOW, rows, lambda: by_repeating(by_sdpa(wavlm())), by_sdpa_alone),
+        ("WavLM: SDPA's own kernels", WINDOW, rows, lambda: by_math(by_sdpa(wavlm())), by_sdpa_alone),
+        ("WavLM: attention in one kernel", WINDOW, rows, by_sdpa_alone, wavlm),
+        ("WavLM: all in fewer passes", WINDOW, rows, lambda: by_torch(wavlm()), wavlm),
         ("WavLM: convolutions remembered", WINDOW, rows, lambda: wavlm(**raw), lambda: wavlm(**raw, cached=True)),
         ("WavLM: rings, pure", WINDOW, rows, wavlm, lambda: on_rings(wavlm(), False)),
         ("WavLM: copies beside computing", WINDOW, SEVERAL * rows, lambda: in_turn(wavlm()), wavlm),
@@ -154,7 +169,7 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
         ("default: copies beside computing", live, SEVERAL * rows, lambda: in_turn(default()), default),
     ]  # fmt: skip
     if device == "cuda":
-        cases.append(("WavLM: FlexAttention", WINDOW, rows, wavlm, lambda: by_flex(wavlm())))
+        cases.append(("WavLM: FlexAttention", WINDOW, rows, by_sdpa_alone, lambda: by_flex(wavlm())))
     if device == "cuda" and LIBRARY.is_file():
         pure, native = (lambda: on_rings(wavlm(), False)), (lambda: on_rings(wavlm(), True))
         cases.append(("WavLM: rings, native", WINDOW, rows, pure, native))

@@ -143,4 +143,4 @@ def test_rings_on_a_gpu(native: bool | None, tmp_path: Path, speech: Array) -> N
         np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)
         follows = [(k + n) % 4 > 0 for n in range(2 * FEW)]
         old, new = (list(map(Before, memories, follows)) for memories in (theirs, ours))
-    assert all(isinstance(memory, Heard) for memory, _ in new)
+    assert all(isinstance(memory, Heard) for memory, *_ in new)

@@ -26,10 +26,10 @@ ALIGNED = 8
 """Rows of a mask begin at multiples of this many numbers: SDPA's kernel on a GPU copies one of which they do not."""
 
 
-def pairs(table: Tensor, frames: int) -> Tensor:
-    """Biases by distance `[heads, 2·reach + 1]` -> of all pairs, `[1, heads, T, T or up to 7 more]`."""
+def pairs(table: Tensor, frames: int, multiple: int = ALIGNED) -> Tensor:
+    """Biases by distance `[heads, 2·reach + 1]` -> of all pairs, `[1, heads, T, T or up to the next multiple]`."""
     reach = table.shape[1] // 2
-    key = torch.arange(-(-frames // ALIGNED) * ALIGNED, device=table.device)
+    key = torch.arange(-(-frames // multiple) * multiple, device=table.device)
     distance = (key - key[:frames, None]).clamp(-reach, reach) + reach
     return table[:, distance][None]
 
@@ -91,10 +91,15 @@ class GatedAttention(nn.Module):
     ) -> tuple[Tensor, Attend]:
         """`[B, T, width]` -> `[B, T, width]`, and what was handed in."""
         shape = (*x.shape[:2], self.heads, -1)
-        # Of a head's eight numbers four are summed to each of two gates.
-        eight = self.gru_rel_pos_linear(x.view(shape).transpose(1, 2))
-        update, reset = eight.view(*eight.shape[:3], 2, 4).sum(-1).sigmoid().unbind(-1)
-        gate = update * (reset * self.gru_rel_pos_const[..., 0] - 1.0) + 2.0
+        # Of a head's eight numbers four are summed to each of two gates. Both are linear: so are those of all heads in
+        # one product, whose weights are zero for the numbers of other heads.
+        linear = self.gru_rel_pos_linear
+        weight, bias = linear.weight.view(2, 4, -1).sum(1), linear.bias.view(2, 4).sum(1)
+        own = torch.eye(self.heads, device=x.device, dtype=x.dtype)
+        weight = torch.einsum("gd,hk->ghkd", weight, own).reshape(2 * self.heads, -1)
+        both = F.linear(x, weight, bias.repeat_interleave(self.heads)).sigmoid()
+        update, reset = both.transpose(1, 2).chunk(2, 1)
+        gate = update * (reset * self.gru_rel_pos_const.view(-1, 1) - 1.0) + 2.0
         projected = F.linear(x, self.attention.in_proj_weight, self.attention.in_proj_bias)
         q, k, v = (part.view(shape).transpose(1, 2) for part in projected.chunk(3, -1))
         answer = position_bias(q, k, v, gate).transpose(1, 2).flatten(2)

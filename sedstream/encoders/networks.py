@@ -150,6 +150,7 @@ class OverlappingNetwork(Network):
     def release(self) -> None:
         self._extract.clear()
         self._answer.clear()
+        self.encoder.forget()
 
 
 class CachedNetwork(Network):

@@ -13,21 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TOGETHER = 16
+TOGETHER = 32
 """Answers D that share a row: with more the matrix has more zeros, with fewer the rows repeat more of each other."""
 
 
-def position(embedding: Any, x: Tensor) -> Tensor:
-    """torchaudio's ``pos_conv_embed`` of frames `[B, T, width]`, as it gives it."""
-    convolution = embedding.conv
-    weight, groups = convolution.weight, convolution.groups  # [width, width / groups, K]
-    batch, frames, width = x.shape
-    channels, size = width // groups, weight.shape[2]
-    count, reads = -(-frames // TOGETHER), TOGETHER + size - 1
-
+def matrix(embedding: Any) -> Tensor:
+    """The Toeplitz matrices of torchaudio's ``pos_conv_embed``, `[groups, (D + K - 1)·channels, D·channels]`."""
+    weight, groups = embedding.conv.weight, embedding.conv.groups  # [width, channels of a group, K]
+    channels, size = weight.shape[1:]
     taps = weight.view(groups, channels, channels, size).permute(0, 3, 2, 1)
     shifted = F.pad(taps, (0, 0, 0, 0, TOGETHER - 1, TOGETHER - 1)).unfold(1, TOGETHER, 1).flip(-1)
-    matrix = shifted.permute(0, 1, 2, 4, 3).reshape(groups, reads * channels, TOGETHER * channels)
+    return shifted.permute(0, 1, 2, 4, 3).reshape(groups, -1, TOGETHER * channels)
+
+
+def position(embedding: Any, x: Tensor, matrix: Tensor) -> Tensor:
+    """``pos_conv_embed`` of frames `[B, T, width]`, as torchaudio gives it; the `matrix` is its own."""
+    convolution = embedding.conv
+    groups, size = convolution.groups, convolution.weight.shape[2]
+    batch, frames, width = x.shape
+    channels = width // groups
+    count, reads = -(-frames // TOGETHER), TOGETHER + size - 1
 
     before = size // 2
     padded = F.pad(x, (0, 0, before, (count - 1) * TOGETHER + reads - before - frames))

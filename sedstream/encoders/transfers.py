@@ -38,8 +38,12 @@ class Transfers:
             self._ends.popleft().synchronize()
         host = torch.empty(size, len(rows[0]), dtype=dtype, pin_memory=self._cuda)
         lines = host.numpy()
+        scaled = np.empty(len(rows[0]), np.float32)
         for n, row in enumerate(rows):
-            lines[n] = row if dtype == torch.float32 else np.rint(row * FULL_SCALE).clip(-FULL_SCALE, FULL_SCALE - 1)
+            if dtype == torch.int16:
+                row = np.rint(np.multiply(row, FULL_SCALE, out=scaled), out=scaled)
+                row = np.maximum(np.minimum(row, FULL_SCALE - 1, out=scaled), -FULL_SCALE, out=scaled)
+            lines[n] = row
         lines[len(rows) :] = 0
         if self._side is None:
             return host

@@ -21,7 +21,9 @@ from torchaudio.models import wav2vec2_model, wavlm_model
 
 from ..errors import BadInput, BadModel
 from .attention import Attend, Flex, GatedAttention, masked, pairs
-from .positions import position
+from .fused import fits, kernels
+from .layers import states
+from .positions import matrix, position
 from .strided import convolve
 
 FIELD = 400
@@ -32,8 +34,8 @@ CONVOLUTIONS = ((512, 10), *[(512, 3)] * 4, *[(512, 2)] * 2)
 2 wide."""
 WAVES = ("raw", "centred", "normalised")
 FLEX: Flex | None = None
-"""`attention.compiled()` where WavLM's attention is to be FlexAttention; None: SDPA, which is faster: on a CPU by
-`python -m benchmarks attention`, on a GPU by `python -m benchmarks gpu`."""
+"""`attention.compiled()` where WavLM's attention is to be FlexAttention; None: what is faster, on a CPU SDPA by `python
+-m benchmarks attention`, on a GPU our own kernel, and SDPA without it, by `python -m benchmarks gpu`."""
 
 
 class Wav2VecEncoder(nn.Module):
@@ -140,6 +142,8 @@ class Wav2VecEncoder(nn.Module):
             for layer in self.transformer.layers:
                 layer.attention = GatedAttention(layer.attention)
         self.flex = FLEX
+        self._toeplitz: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module.forget())  # type: ignore[no-untyped-call]
 
     @property
     def features(self) -> int:
@@ -179,24 +183,31 @@ class Wav2VecEncoder(nn.Module):
         """What the convolutions made `[B, T, channels]` -> features float32 `[B, T, D]`."""
         transformer = self.transformer
         x = self.projection(features)
-        embedding = transformer.pos_conv_embed
-        x = x + (position(embedding, x) if as_products(x) else embedding(x))
+        x = x + self._position(x)
         # torchaudio's flag of the transformer says the opposite of that of its layers.
         if transformer.layer_norm_first:
             x = transformer.layer_norm(x)
-        attend = self._attend(x.shape[1])
-        hidden = [x]
-        for layer in transformer.layers[: max(self.outputs)]:
-            x, _ = layer(x, None, position_bias=attend)
-            hidden.append(x)
-        if not transformer.layer_norm_first and max(self.outputs) == len(transformer.layers):
-            hidden[-1] = transformer.layer_norm(x)
-        chosen = [hidden[n].float() for n in self.outputs]
+        # torchaudio's attentions look at what follows only to refuse some of it.
+        options = {"attention_mask": None, "key_padding_mask": None, "position_bias": self._attend(x)}
+        chosen = [state.float() for state in states(transformer, x, self.outputs, **options)]
         if self.weights is not None:
             x = torch.einsum("n,nbtd->btd", self.weights.float().softmax(0), torch.stack(chosen))
         else:
             x = torch.cat(chosen, -1)
         return F.layer_norm(x, x.shape[1:]) if self.together else x
+
+    def forget(self) -> None:
+        """What was worked out from the weights, and takes memory, is worked out anew."""
+        self._toeplitz = None
+
+    def _position(self, x: Tensor) -> Tensor:
+        embedding = self.transformer.pos_conv_embed
+        if not as_products(x):
+            where: Tensor = embedding(x)
+            return where
+        if self._toeplitz is None or (self._toeplitz.dtype, self._toeplitz.device) != (x.dtype, x.device):
+            self._toeplitz = matrix(embedding)
+        return position(embedding, x, self._toeplitz)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -204,15 +215,17 @@ class Wav2VecEncoder(nn.Module):
         found: torch.dtype = self.projection.projection.weight.dtype
         return found
 
-    def _attend(self, frames: int) -> Attend | None:
-        """WavLM's attention but for its gates: one for all layers and rows."""
+    def _attend(self, x: Tensor) -> Attend | None:
+        """WavLM's attention but for its gates: one for all layers and rows of frames `[B, T, width]`."""
         if self.distances is None:
             return None
         # A table of distances, not torchaudio's of places: nothing of it is made on the host, so a graph can hold it.
         table: Tensor = self.transformer.layers[0].attention.rel_attn_embed(self.distances).T
         if self.flex is not None:
             return partial(self.flex, table=table)
-        return partial(masked, bias=pairs(table, frames))
+        if fits(x):
+            return partial(kernels().attend, bias=pairs(table, x.shape[1], kernels().KEYS))
+        return partial(masked, bias=pairs(table, x.shape[1]))
 
 
 def as_products(x: Tensor) -> bool:
