@@ -35,7 +35,7 @@ WINDOW = Plan(218, 24, 8)
 """5 s, every 0.48 s."""
 TICKS = 20
 """Of which the second slowest stands for p99."""
-LONGEST = 2**20
+LONGEST = 2**23
 """Samples of a row at most."""
 
 Array = NDArray[np.float32]

@@ -24,7 +24,7 @@ PARTS = 16
 """Times as many whose moments are summed together."""
 ELEMENTS = 4096
 """Numbers that a program holds."""
-QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 3
+QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 2
 """Of attention: frames that look and that are seen at once, warps, blocks of keys under way. Chosen on an H200."""
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
