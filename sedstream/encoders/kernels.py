@@ -16,8 +16,6 @@ from torch import Tensor
 
 TAPS = 16
 """Samples of a frame as the matrix units want them: those of the first convolution, a one, and zeros."""
-MOST = TAPS - 2
-"""Samples that the first convolution may hear: two places are for its bias and its shift."""
 FRAMES = 32
 """Of the first convolution, computed together."""
 PARTS = 16
@@ -26,6 +24,8 @@ ELEMENTS = 4096
 """Numbers that a program holds."""
 QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 2
 """Of attention: frames that look and that are seen at once, warps, blocks of keys under way. Chosen on an H200."""
+WIDTHS = (16, 32, 64, 128)
+"""Numbers of a head that attention's blocks can be made of."""
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -140,11 +140,11 @@ def _attend(
     # Softmax over one block of keys after another (Milakov and Gimelshein, "Online normalizer calculation", 2018), in
     # powers of two.
     # Programs that run at once are of the same head, and find its biases close by.
-    h, b = tl.program_id(1) // rows, tl.program_id(1) % rows
+    h, b = (tl.program_id(1) // rows).to(tl.int64), (tl.program_id(1) % rows).to(tl.int64)
     query = tl.program_id(0) * queries + tl.arange(0, queries)
     asks = query < frames
     part = tl.arange(0, width)
-    place = b.to(tl.int64) * row + h * head
+    place = b * row + h * head
     asked = tl.load(q + place + query[:, None] * time + part[None, :], mask=asks[:, None], other=0.0)
     opening = tl.load(gate + b * gate_row + h * gate_head + query * gate_time, mask=asks, other=0.0)
     opening = opening.to(tl.float32) * 1.4426950409
@@ -167,7 +167,7 @@ def _attend(
         answer = answer * fade[:, None] + tl.dot(share.to(value.dtype), value)
         highest = above
     answer = answer / total[:, None]
-    to = y + b.to(tl.int64) * y_row + h * width + query[:, None] * y_time + part[None, :]
+    to = y + b * y_row + h * width + query[:, None] * y_time + part[None, :]
     tl.store(to, answer.to(y.dtype.element_ty), mask=asks[:, None])
 
 

@@ -223,7 +223,8 @@ class Wav2VecEncoder(nn.Module):
         table: Tensor = self.transformer.layers[0].attention.rel_attn_embed(self.distances).T
         if self.flex is not None:
             return partial(self.flex, table=table)
-        if fits(x):
+        width = x.shape[2] // self.transformer.layers[0].attention.heads
+        if fits(x) and width in kernels().WIDTHS:
             return partial(kernels().attend, bias=pairs(table, x.shape[1], kernels().KEYS))
         return partial(masked, bias=pairs(table, x.shape[1]))
 
