@@ -30,6 +30,7 @@ def test_the_formula() -> None:
 def test_they_say_nothing_until_they_are_fitted() -> None:
     experts = Experts(labels=3, features=8, corpora=4)
     assert not experts(torch.randn(2, 8)).any()
+    assert not experts.intensity(torch.randn(2, 8)).any()
     assert not any(p.requires_grad for p in experts.parameters())
 
 

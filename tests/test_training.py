@@ -178,6 +178,9 @@ def test_targets() -> None:
     strong, normal = targets(row), targets({**row, "intensity": "normal"})
     assert strong[0] == normal[0] == LABELS.index("angry")
     assert strong[1] > normal[1] > corpora.AFFECT["neutral"][0]
+    for emotion in ("sad", "calm"):
+        row |= {"emotion": emotion, "label_original": emotion}
+        assert targets(row)[1] > targets({**row, "intensity": "normal"})[1]  # below neutral too
     bored = targets({"corpus": "EmoDB", "emotion": "other", "label_original": "boredom", "intensity": ""})
     assert bored == (UNKNOWN, *corpora.AFFECT["boredom"])
     loud = targets({"corpus": "BAVED", "emotion": "", "label_original": "high_arousal", "intensity": "2"})

@@ -7,6 +7,8 @@ they answer by how much the frame sounds like them (Jacobs et al., "Adaptive mix
 
 where pool is linear, gate and own are softmaxes of linear functions. The mixture knows the corpora, the pool what they
 have in common: together they are better than either, on voices of these corpora and on those of others.
+
+Another linear function says how strongly the emotion is spoken, whichever it is, and is added to the logit of arousal.
 """
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Experts(nn.Module):
-    """It is fitted, not trained (see `training.discriminants`), and says nothing until then.
+    """It is fitted, not trained (see `training.discriminants` and `training.intensity`), and says nothing until then.
 
     Args:
         labels: number of emotions C.
@@ -28,6 +30,9 @@ class Experts(nn.Module):
         self.gate = nn.Linear(features, corpora)
         self.own = nn.Linear(features, corpora * labels)
         self.share = nn.Parameter(torch.zeros(()))
+        self.intensity = nn.Linear(features, 1)
+        for parameter in self.intensity.parameters():
+            nn.init.zeros_(parameter)
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -63,8 +63,9 @@ class CachedHead(nn.Module):
     back from the end of what has been heard. In a session the first is a relay of two.
 
     Arguments as those of `FrameHead`, and:
-        experts: of so many corpora are asked beside the recurrences, and their logits of the frame added (see
-            `experts`): what is fitted knows voices that nobody trained with better than what is trained.
+        experts: of so many corpora are asked beside the recurrences, and their logits of the frame added, that of
+            arousal too (see `experts`): what is fitted knows voices that nobody trained with better than what is
+            trained.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class CachedHead(nn.Module):
         if outputs < 1 or features % outputs:
             raise BadModel(f"Bad head outputs {outputs!r}, expected a divisor of features {features}")
         self.outputs, self.hidden = outputs, hidden
-        self.widths = [width, labels if experts else 0]
-        """Of the two parts of what is read of a frame: for the recurrences, and the logits of the experts."""
+        self.widths = [width, labels + 1 if experts else 0]
+        """Of the two parts of what is read of a frame: for the recurrences, and the logits of the experts, arousal's
+        behind those of the emotions."""
         # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
         self.dropout = nn.Dropout1d(dropout)
         self.enter = nn.Linear(features, width)
@@ -103,7 +105,9 @@ class CachedHead(nn.Module):
         """Features `[B, T, D]` -> what the head reads of them, `[B, T, sum(widths)]`."""
         features = self.normalised(features)
         x = self._drop(F.gelu(self.enter(self._drop(features))))
-        return x if self.experts is None else torch.cat([x, self.experts(features)], -1)
+        if self.experts is None:
+            return x
+        return torch.cat([x, self.experts(features), self.experts.intensity(features)], -1)
 
     def forward(self, features: Tensor, chunk: int, right: int) -> tuple[Tensor, Tensor]:
         """A recording at once: features `[B, T, D]` -> logits `[B, T, C]`, arousal and valence `[B, T, 2]` in 0 to 1.
@@ -118,7 +122,7 @@ class CachedHead(nn.Module):
         parts = padded.unfold(1, chunk + right, chunk).movedim(3, 2).flatten(0, 1)
         back, _ = self.back(parts.flip(1))
         back = back.flip(1)[:, :chunk].reshape(batch, -1, self.hidden)[:, right : right + frames]
-        return self._answer(onward, back, known)
+        return self._answer(onward, back, F.pad(known, (0, 0, 0, right)))
 
     def advance(self, read: Tensor, right: int, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What was read `[B, c + right, sum(widths)]` and two states `[B, 2, hidden]` -> logits `[B, c, C]` from the
@@ -128,7 +132,7 @@ class CachedHead(nn.Module):
         both, state = self.onward(x[:, :chunk].repeat_interleave(2, 0), hidden.flatten(0, 1)[None])
         onward = both.unflatten(0, (-1, 2))[:, OLDER]
         back, _ = self.back(x.flip(1))
-        return *self._answer(onward, back.flip(1)[:, :chunk], known[:, :chunk]), state[0].unflatten(0, (-1, 2))
+        return *self._answer(onward, back.flip(1)[:, :chunk], known), state[0].unflatten(0, (-1, 2))
 
     def nothing(self, right: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """What was read ahead `[right, sum(widths)]` and the states `[2, hidden]` of a session at its beginning."""
@@ -137,8 +141,14 @@ class CachedHead(nn.Module):
 
     def _answer(self, onward: Tensor, back: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         x = self._drop(self.norm(torch.cat([onward, back], -1)))
-        logits = self.emotion(x) if self.experts is None else self.emotion(x) + known
-        return logits, self.affect(x).sigmoid()
+        logits, affect = self.emotion(x), self.affect(x)
+        if self.experts is not None:
+            frames = x.shape[1]
+            logits = logits + known[:, :frames, :-1]
+            # How strongly is not told by one frame: the mean of it and of all that are certain to be heard.
+            strongly = F.avg_pool1d(known[..., -1:].transpose(1, 2), known.shape[1] - frames + 1, 1).transpose(1, 2)
+            affect = affect + F.pad(strongly, (0, 1))  # valence is the recurrences' alone
+        return logits, affect.sigmoid()
 
     def _drop(self, x: Tensor) -> Tensor:
         if not self.training:

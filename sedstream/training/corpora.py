@@ -106,7 +106,8 @@ def targets(row: dict[str, str]) -> tuple[int, float, float]:
     arousal, valence = AFFECT.get(original, AFFECT.get(row["emotion"], (np.nan, np.nan)))
     if row["intensity"] == "normal":  # RAVDESS speaks each emotion normally and strongly
         calm, plain = AFFECT["neutral"]
-        arousal, valence = calm + 0.7 * (arousal - calm), plain + 0.7 * (valence - plain)
+        # Strong sadness is farther from neutral than normal sadness, but no one is calmer for crying.
+        arousal, valence = arousal - 0.3 * abs(arousal - calm), plain + 0.7 * (valence - plain)
     return emotion, arousal, valence
 
 

@@ -30,7 +30,7 @@ from .brain import LIVE, Learner
 from .concatenations import NEUTRAL, SHARES, Speakers
 from .corpora import Utterance
 
-WINDOWS = 400
+WINDOWS = 800
 """Of a corpus that are heard: recordings of several utterances, for frames know what was said before them. Clean ones:
 discriminants of noise and telephones too were worse on the valid split, and no better through these."""
 TOGETHER = 8
@@ -82,13 +82,16 @@ def begin(learner: Learner, utterances: Sequence[Utterance]) -> Heard:
     if experts is None or len(several) < 2:
         return {}
     nn.init.zeros_(experts.share)
+    for parameter in experts.intensity.parameters():
+        nn.init.zeros_(parameter)
     most_said = sorted(several, key=lambda corpus: (-len(several[corpus]), corpus))[: experts.gate.out_features]
     return {corpus: Speakers(several[corpus]) for corpus in most_said}
 
 
 @torch.no_grad()
-def fit(learner: Learner, heard: Heard, seed: int) -> None:
-    """Fill the experts of a learner's head, which is a `CachedHead` with some, from random windows of the voices."""
+def fit(learner: Learner, heard: Heard, seed: int) -> Tensor:
+    """Fill the experts of a learner's head, which is a `CachedHead` with some, from random windows of the voices; how
+    corpora differ, as `between` has it."""
     head = cast(CachedHead, learner.head)
     experts = cast(Experts, head.experts)
     rng = np.random.default_rng(seed)
@@ -98,6 +101,7 @@ def fit(learner: Learner, heard: Heard, seed: int) -> None:
         layer.weight.copy_(found.weight)
         layer.bias.copy_(found.bias)
     experts.share.fill_(SHARE)
+    return between(moments)
 
 
 def discriminants(corpora: Sequence[Mapping[int, Moments]], labels: int, most: int) -> tuple[Linear, Linear, Linear]:
@@ -109,10 +113,9 @@ def discriminants(corpora: Sequence[Mapping[int, Moments]], labels: int, most: i
     prior = torch.zeros(labels)
     prior[NEUTRAL] = math.log(PRIOR)
 
-    known = [c for c in range(labels) if any(c in by_emotion for by_emotion in corpora)]
-    by_label = [torch.stack([of[c].mean for of in corpora if c in of]) for c in known]
+    known = sorted({c for of in corpora for c in of})
     by_corpus = [torch.stack([moments.mean for moments in of.values()]) for of in corpora]
-    pool = _gaussians([means.mean(0) for means in by_label], within + _scatter(by_label))
+    pool = _gaussians([means.mean(0) for means in _by_label(corpora)], within + between(corpora))
     gate = _gaussians([means.mean(0) for means in by_corpus], within + _scatter(by_corpus))
     weight = torch.zeros(most, labels, len(within))
     bias = torch.zeros(most, labels)
@@ -146,6 +149,17 @@ def _placed(found: Linear, places: Sequence[int], size: int) -> Linear:
     weight, bias = torch.zeros(size, found.weight.shape[1]), torch.full((size,), NEVER)
     weight[list(places)], bias[list(places)] = found
     return Linear(weight, bias)
+
+
+def between(corpora: Sequence[Mapping[int, Moments]]) -> Tensor:
+    """Covariance `[D, D]` of what corpora call by the same name, around its mean over the corpora."""
+    return _scatter(_by_label(corpora))
+
+
+def _by_label(corpora: Sequence[Mapping[int, Moments]]) -> list[Tensor]:
+    """The means `[n, D]` of the n corpora that know it, of each emotion that is known."""
+    known = sorted({c for of in corpora for c in of})
+    return [torch.stack([of[c].mean for of in corpora if c in of]) for c in known]
 
 
 def _moments(learner: Learner, voices: Speakers, rng: np.random.Generator) -> dict[int, Moments]:

@@ -1,0 +1,81 @@
+"""How strongly an emotion is spoken: the regression against its formula, and on made-up readings."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from test_discriminants import learner, said
+
+from sedstream.grid import HOP
+from sedstream.training.corpora import Utterance
+from sedstream.training.intensity import RIDGE, fit, groups, mean_features, regression
+
+
+def reading(voice: int, emotion: int, strong: bool, seed: int, arousal: float | None = None) -> Utterance:
+    """A hum of a voice's own pitch; strong ones are rough."""
+    plain = said("EmoDB", emotion, 90 * (1 + 0.1 * voice) * 1.5**emotion, seed)
+    noise = np.random.default_rng(seed).normal(0, 2_500 if strong else 100, len(plain.samples))
+    level = 0.4 + 0.1 * emotion + (0.1 if strong else 0) if arousal is None else arousal
+    samples = (plain.samples + noise).clip(-32768, 32767).astype(np.int16)
+    known = {"corpus": "RAVDESS", "speaker": str(voice), "split": "train", "emotion": emotion}
+    return Utterance(
+        samples, np.ones(-(-len(samples) // HOP), np.bool_), **known, arousal=level, valence=0.5, weight=1.0
+    )  # type: ignore[arg-type]
+
+
+def readings(voices: range) -> list[Utterance]:
+    return [
+        reading(voice, emotion, strong, 100 * voice + 10 * emotion + 2 * take + strong)
+        for voice in voices
+        for emotion in range(1, 4)
+        for strong in (False, True)
+        for take in range(2)
+    ]
+
+
+def test_the_formula() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(50, 6)) @ random.normal(size=(6, 6))
+    spread, along, between = x.T @ x / 50, random.normal(size=6), np.diag(random.random(6))
+    found = regression(*map(torch.from_numpy, (spread, along, between))).numpy()
+    expected = np.linalg.inv(spread + between + RIDGE * np.trace(spread) / 6 * np.eye(6)) @ along
+    np.testing.assert_allclose(found / np.linalg.norm(found), expected / np.linalg.norm(expected), atol=1e-9)
+    assert abs(found @ spread @ found - 1) < 1e-9
+
+
+def test_groups_in_which_arousal_varies() -> None:
+    constant = [reading(1, 2, False, n, arousal=0.5) for n in range(3)]
+    calm = [reading(1, 0, False, 0, arousal=0.2), reading(1, 0, True, 1, arousal=0.4)]
+    unknown = [reading(1, 3, False, 0, arousal=float("nan"))]
+    found = groups([*readings(range(2)), *constant, *calm, *unknown])
+    assert list(found) == ["RAVDESS"]
+    assert sorted(len(group) for group in found["RAVDESS"]) == [4] * 5 + [7]  # the constant ones are of a varying group
+    assert groups([*constant, *calm, *unknown]) == {}
+
+
+def test_strong_readings_of_another_voice_are_told() -> None:
+    own = learner()
+    fit(own, groups(readings(range(4))), torch.zeros(2 * [own.encoder.features], dtype=torch.float64))
+    intensity = own.head.experts.intensity
+
+    def scores(strong: bool) -> list[float]:
+        some = [u for u in readings(range(6, 8)) if (u.arousal > 0.45 + 0.1 * u.emotion) == strong]
+        return [float(intensity(mean_features(own, u))) for u in some]
+
+    assert min(scores(True)) > max(scores(False))
+    heard = [float(intensity(mean_features(own, u))) for u in readings(range(4))]
+    assert abs(np.mean(heard)) < 1e-4
+
+
+def test_arousal_moves_and_nothing_else() -> None:
+    own = learner()
+    x = torch.from_numpy(readings(range(1))[1].samples[None, : 24 * HOP] / np.float32(32768))
+    with torch.inference_mode():
+        before = own(x, 8, 7)
+        own.head.experts.intensity.bias.fill_(0.3)
+        after = own(x, 8, 7)
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1][..., 1], after[1][..., 1])
+    moved = (after[1][..., 0].logit() - before[1][..., 0].logit())[0]
+    torch.testing.assert_close(moved[:-7], torch.full_like(moved[:-7], 0.3))
+    torch.testing.assert_close(moved[-7:], 0.3 * torch.arange(7, 0, -1) / 8)  # behind the end there is nothing
