@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from test_discriminants import learner, said
+import csv
+from pathlib import Path
 
-from sedstream.grid import HOP
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+from test_discriminants import learner, said
+from test_training import ENCODER, HEAD, SIZE, hum
+
+from sedstream.encoders.whisper import WhisperEncoder
+from sedstream.grid import HOP, RATE
+from sedstream.training import corpora, discriminants
 from sedstream.training.corpora import Utterance
 from sedstream.training.intensity import RIDGE, fit, groups, mean_features, regression
+from sedstream.training.recipe import train
+from sedstream.zoo import load
 
 
 def reading(voice: int, emotion: int, strong: bool, seed: int, arousal: float | None = None) -> Utterance:
@@ -79,3 +90,38 @@ def test_arousal_moves_and_nothing_else() -> None:
     moved = (after[1][..., 0].logit() - before[1][..., 0].logit())[0]
     torch.testing.assert_close(moved[:-7], torch.full_like(moved[:-7], 0.3))
     torch.testing.assert_close(moved[-7:], 0.3 * torch.arange(7, 0, -1) / 8)  # behind the end there is nothing
+
+
+def test_a_training_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with (data / "index.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(corpora.COLUMNS)
+        for corpus, voice, split in (("RAVDESS", 1, "train"), ("RAVDESS", 2, "valid"), ("EmoDB", 3, "train")):
+            for emotion, label in enumerate(("neutral", "happy", "sad", "angry")):
+                for intensity in ("normal", "strong") if corpus == "RAVDESS" and emotion else ("",):
+                    rough = np.random.default_rng(emotion).normal(0, 0.05 * (intensity == "strong"), RATE)
+                    name = f"{voice}-{label}-{intensity}.wav"
+                    soundfile.write(data / name, 0.5 * hum(90 * 1.5**emotion * (1 + 0.1 * voice), 1.0, 0) + rough, RATE)
+                    rows.writerow([name, corpus, str(voice), label, label, intensity, split])
+    torch.manual_seed(0)
+    whisper = WhisperEncoder(**SIZE, positions=700)
+    whisper.embed_positions.weight.data *= 0.01
+    save_file(whisper.state_dict(), tmp_path / "whisper.safetensors")
+    monkeypatch.setattr(discriminants, "WINDOWS", 8)
+    train(
+        data, tmp_path / "model", hours=0.02, init=tmp_path / "whisper.safetensors", encoder=ENCODER,
+        head={**HEAD, "experts": 2}, workers=0, quiet=True, name="tiny",
+    )  # fmt: skip
+    tensors = load_file(tmp_path / "model" / "weights.safetensors")
+    assert float(tensors["head.experts.share"]) == pytest.approx(discriminants.SHARE, abs=1e-3)
+    assert tensors["head.experts.intensity.weight"].any()
+    heard = load(tmp_path / "model")._network
+    told = {}
+    for intensity in ("normal", "strong"):  # of the voice of the valid split
+        samples, _ = soundfile.read(data / f"2-happy-{intensity}.wav", dtype="float32")
+        with torch.inference_mode():
+            features = heard.head.normalised(heard.encoder(torch.from_numpy(samples[None, : 48 * HOP]), 16))
+            told[intensity] = float(heard.head.experts.intensity(features).mean())
+    assert told["strong"] > told["normal"]
