@@ -55,6 +55,7 @@ def norm_gelu(x: Tensor, layer: nn.LayerNorm) -> Tensor:
     if fits(x):
         y: Tensor = kernels().norm(x, None, layer, gelu=True)[1]
         return y
+    # Not `layer(x)`: that of torchaudio's convolutions wants channels first.
     return F.gelu(F.layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps))
 
 

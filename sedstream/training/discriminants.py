@@ -113,9 +113,9 @@ def discriminants(corpora: Sequence[Mapping[int, Moments]], labels: int, most: i
     prior = torch.zeros(labels)
     prior[NEUTRAL] = math.log(PRIOR)
 
-    known = sorted({c for of in corpora for c in of})
+    by_label = _by_label(corpora)
     by_corpus = [torch.stack([moments.mean for moments in of.values()]) for of in corpora]
-    pool = _gaussians([means.mean(0) for means in _by_label(corpora)], within + between(corpora))
+    pool = _gaussians([means.mean(0) for means in by_label.values()], within + between(corpora))
     gate = _gaussians([means.mean(0) for means in by_corpus], within + _scatter(by_corpus))
     weight = torch.zeros(most, labels, len(within))
     bias = torch.zeros(most, labels)
@@ -124,7 +124,7 @@ def discriminants(corpora: Sequence[Mapping[int, Moments]], labels: int, most: i
         found = _gaussians(list(means), torch.lerp(within, covariance, OWN))
         weight[number], bias[number] = _placed(found, list(by_emotion), labels)
     own = Linear(weight.flatten(0, 1), (bias + prior).flatten())
-    pool = _placed(pool, known, labels)
+    pool = _placed(pool, list(by_label), labels)
     return Linear(pool.weight, pool.bias + prior), _placed(gate, range(len(corpora)), most), own
 
 
@@ -153,13 +153,13 @@ def _placed(found: Linear, places: Sequence[int], size: int) -> Linear:
 
 def between(corpora: Sequence[Mapping[int, Moments]]) -> Tensor:
     """Covariance `[D, D]` of what corpora call by the same name, around its mean over the corpora."""
-    return _scatter(_by_label(corpora))
+    return _scatter(list(_by_label(corpora).values()))
 
 
-def _by_label(corpora: Sequence[Mapping[int, Moments]]) -> list[Tensor]:
-    """The means `[n, D]` of the n corpora that know it, of each emotion that is known."""
+def _by_label(corpora: Sequence[Mapping[int, Moments]]) -> dict[int, Tensor]:
+    """Of each emotion that is known, the means `[n, D]` of the n corpora that know it."""
     known = sorted({c for of in corpora for c in of})
-    return [torch.stack([of[c].mean for of in corpora if c in of]) for c in known]
+    return {c: torch.stack([of[c].mean for of in corpora if c in of]) for c in known}
 
 
 def _moments(learner: Learner, voices: Speakers, rng: np.random.Generator) -> dict[int, Moments]:
