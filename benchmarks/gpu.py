@@ -47,7 +47,7 @@ def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, floa
     while 2 * low <= most and fits(2 * low):
         low *= 2
     high = min(2 * low, most + 1)
-    while high - low > max(1, low // 16):
+    while high - low > max(1, low // 64):
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     while (took := sorted(ticks(model, plan, low, times))[-2]) > limit and low > 1:
@@ -227,7 +227,8 @@ def measure(
         yield f"| {length:g} s | {count} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.1f} |"
     yield from (
         "",
-        "Hours of audio an hour: sedstream's plan batch in bf16, SpeechBrain's `diarize_batch` in fp32 with TF32.",
+        "Hours of audio an hour: sedstream's plan batch in bf16, SpeechBrain's `diarize_batch` in fp32 with TF32. "
+        f"A block of {seconds(BATCH.step):g} s is computed with its context, {seconds(BATCH.window):g} s.",
     )
 
     full = peak(device, size)

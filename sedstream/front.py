@@ -1,7 +1,7 @@
 """The front-end of a batch on the device: every session's window out of its ring, as float32, normalised.
 
-Only new samples travel to the device, as they came: 2 bytes a sample, or 1 for G.711. ``native/front.cu`` does in one
-launch what :func:`gather` does in several; it is used on CUDA where it was built.
+A ring takes only new samples, and holds 2 bytes of each, or 1 for G.711. ``native/front.cu`` does in one launch what
+:func:`gather` does in several; it is used on CUDA where it was built.
 """
 
 from __future__ import annotations

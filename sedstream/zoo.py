@@ -137,8 +137,8 @@ class Model:
     ) -> tuple[Tensor, Tensor, list[Any]]:
         """The answers on the host; from a GPU once all that is sent for has come."""
         rows = len(blocks)
-        read, dtype = self._network.reads(plan, all(b.follows for b in before))
-        samples = self._transfers.send([block[-read:] for block in blocks], size, dtype)
+        read = self._network.reads(plan, all(b.follows for b in before))
+        samples = self._transfers.send([block[-read:] for block in blocks], size)
         logits, affect, memories = self._network(samples, plan, [*before, *[IDLE] * (size - rows)])
         scores = torch.log_softmax(logits[:rows] / self.manifest.temperature, dim=-1)
         return *self._transfers.fetch(scores, affect[:rows]), memories[:rows]
@@ -165,9 +165,9 @@ def load(
     """A model by name, folder or manifest, ready to run; a folder may also be a SpeechBrain checkpoint's.
 
     ``precision``: ``float32``, ``bfloat16``, ``float16``, or ``auto``: 16 bits where the device is made for them and
-    the family does not suffer. ``rings``: the samples of the sessions of a windowed model stay on the GPU, and only
-    new ones travel there, as 16 bits. Raises ``BadModel``, and ``BadInput`` for an unusable device, precision, or use
-    of rings.
+    the family does not suffer. ``rings``: the samples of the sessions of a windowed model stay on the GPU, as 16 bits,
+    and only new ones travel there. Raises ``BadModel``, and ``BadInput`` for an unusable device, precision, or use of
+    rings.
     """
     if precision not in PRECISIONS:
         raise BadInput(f"Bad precision {precision!r}, expected {', '.join(PRECISIONS)}")

@@ -20,17 +20,16 @@ from sedstream.encoders.slots import FEW, IDLE
 from sedstream.errors import BadInput
 from sedstream.grid import HOP, Plan
 from sedstream.manifest import find
-from sedstream.ringed import Heard, RingedNetwork
+from sedstream.ringed import Heard, RingedNetwork, rounded
 from sedstream.zoo import Model, load
 
 Array = NDArray[np.float32]
 STEP = PLAN.step * HOP
 
 
-def heard(rows: int, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples int16 `[rows, n]`, and as float32."""
-    samples = (voices(rows, PLAN.window * HOP + blocks * STEP) * 32768).round().clamp(-32768, 32767).to(torch.int16)
-    return samples, samples.float() / 32768
+def heard(rows: int, blocks: int) -> torch.Tensor:
+    """Samples `[rows, n]` that 16 bits hold."""
+    return rounded(voices(rows, PLAN.window * HOP + blocks * STEP)) / 32768
 
 
 def window(samples: torch.Tensor, block: int) -> torch.Tensor:
@@ -43,16 +42,15 @@ def test_rings_change_no_number(cached: bool, rows: int) -> None:
     """Sessions that begin at different blocks and were silent, beside an idle row; to the bit."""
     plain, ringed = networks()[cached], RingedNetwork(networks()[cached])
     count = 8 if rows < FEW else 3
-    samples, sound = heard(rows + 1, count)
+    sound = heard(rows + 1, count)
     old: list[object] = [None] * rows
     new: list[object] = [None] * rows
     for k in range(count):
         follows = [0 < k != n + 2 for n in range(rows)]
         expected, _, old = plain(window(sound, k), PLAN, [*map(Before, old, follows), IDLE])
-        length, dtype = ringed.reads(PLAN, all(follows))
-        assert (length, dtype) == ((PLAN.step if all(follows) else PLAN.window) * HOP, torch.int16)
-        sent = window(samples, k)[:, -length:]
-        found, _, new = ringed(sent, PLAN, [*map(Before, new, follows), IDLE])
+        length = ringed.reads(PLAN, all(follows))
+        assert length == (PLAN.step if all(follows) else PLAN.window) * HOP
+        found, _, new = ringed(window(sound, k)[:, -length:], PLAN, [*map(Before, new, follows), IDLE])
         assert torch.equal(found[:rows], expected[:rows])
         assert new[rows] is None
         old, new = old[:rows], new[:rows]
@@ -65,15 +63,20 @@ def test_rings_change_no_number(cached: bool, rows: int) -> None:
     assert len(slots._free) == slots.count - 2
 
 
+def test_rounded() -> None:
+    row = torch.tensor([0, 1, -1, 2, -3, 0.5, 1.4 / 32768, -1.6 / 32768])
+    assert rounded(row).tolist() == [0, 32767, -32768, 32767, -32768, 16384, 1, -2]
+    every = torch.arange(-32768, 32768) / 32768
+    assert torch.equal(rounded(every) / 32768, every)
+
+
 @torch.inference_mode()
 def test_a_block_may_be_answered_again() -> None:
     network = RingedNetwork(networks()[1])
-    samples, _ = heard(2, 3)
+    samples = heard(2, 3)
     begun = network(window(samples, 0), PLAN, [Before()] * 2)[2]
     before = [Before(memory, True) for memory in begun]
     expected, _, then = network(window(samples, 1)[:, -STEP:], PLAN, before)
-    with pytest.raises(BadInput):
-        network(torch.zeros(2, 8, dtype=torch.float32), PLAN, before)
     network(window(samples, 2)[:, -STEP:], PLAN, [Before(memory, True) for memory in then])
     # With all that the block has, as beside a session that begins; and with the step alone.
     assert torch.equal(network(window(samples, 1), PLAN, before)[0], expected)
@@ -89,14 +92,12 @@ def test_the_wave_is_normalised_once(wave: str) -> None:
     plain, ringed = (OverlappingNetwork(small(wave=wave), head).eval() for _ in range(2))
     other = RingedNetwork(ringed)
     assert (ringed.encoder.wave == "raw") == (wave != "centred")
-    samples, _ = heard(2, 1)
-    samples = samples // 64
-    sound = samples.float() / 32768
+    sound = rounded(heard(2, 1) / 64) / 32768
     expected = plain(window(sound, 0), PLAN, [Before()] * 2)[0]
-    found = other(window(samples, 0), PLAN, [Before()] * 2)[0]
+    found = other(window(sound, 0), PLAN, [Before()] * 2)[0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     whole = Plan(0, 0, 0)
-    assert other.reads(whole, False) == (0, torch.float32)
+    assert other.reads(whole, False) == 0
     expected, found = (network(sound, whole, [Before()] * 2)[0] for network in (plain, other))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 

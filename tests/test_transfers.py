@@ -20,15 +20,6 @@ def test_rows_and_zeros_behind_them() -> None:
     assert (answer.dtype, answer.shape) == (torch.float32, (5, 50))
 
 
-def test_samples_as_16_bits() -> None:
-    transfers = Transfers(torch.device("cpu"))
-    row = np.array([0, 1, -1, 2, -3, 0.5, 1.4 / 32768, -1.6 / 32768], np.float32)
-    sent = transfers.send([row], 2, torch.int16)
-    assert sent.tolist() == [[0, 32767, -32768, 32767, -32768, 16384, 1, -2], [0] * 8]
-    every = (np.arange(-32768, 32768) / 32768).astype(np.float32)
-    assert np.array_equal(transfers.send([every], 1, torch.int16)[0].numpy() / np.float32(32768), every)
-
-
 @pytest.mark.gpu
 @torch.inference_mode()
 def test_many_batches_under_way() -> None:

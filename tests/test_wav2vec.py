@@ -139,6 +139,20 @@ def test_a_weighted_sum(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("outputs", [[2], [0, 1, 2], [0], [1]])
+@pytest.mark.parametrize(
+    "kind", [{}, {"first": False, "norm": "group"}, {"weighted": True}, {"together": True}, {"relative": False}]
+)
+def test_frames_that_nobody_asked_for(kind: dict[str, object], outputs: list[int]) -> None:
+    """The others are the same without them."""
+    encoder = small(outputs=outputs, **kind)
+    features = encoder.extract(voices(3, 9_000))
+    whole = encoder.encode(features)
+    for frames in (slice(5, 9), slice(0, 1), slice(20, 27), slice(None)):
+        torch.testing.assert_close(encoder.encode(features, frames), whole[:, frames], atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
 def test_fewer_layers_are_the_same() -> None:
     """Layers above the wanted ones are not computed."""
     all_of_them, first = small(outputs=[0, 1]), small(outputs=[1])

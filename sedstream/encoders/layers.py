@@ -10,25 +10,31 @@ from torch import Tensor
 from .fused import add_norm, dense_gelu, norm, norm_of_sum
 
 
-def states(transformer: Any, x: Tensor, outputs: Sequence[int], **options: Any) -> list[Tensor]:
-    """What goes into the first layer of torchaudio's ``transformer``, `[B, T, width]` -> its hidden states of the
-    numbers ``outputs``: 0 is what goes in, the last one stands behind the final norm.
+def states(
+    transformer: Any, x: Tensor, outputs: Sequence[int], frames: slice = slice(None), **options: Any
+) -> list[Tensor]:
+    """What goes into the first layer of torchaudio's ``transformer``, `[B, T, width]` -> ``frames`` of its hidden
+    states of the numbers ``outputs``: 0 is what goes in, the last one stands behind the final norm.
 
-    ``options`` are for the attention of each layer.
+    ``options`` are for the attention of each layer. What no frame asked for needs is not computed: in the last layer,
+    all behind the attention of other frames.
     """
-    layers = transformer.layers[: max(outputs)]
+    last = max(outputs)
     # torchaudio's flag of the transformer says the opposite of that of its layers.
     through = _norms_behind if transformer.layer_norm_first else _norms_first
-    found = {0: x} | through(transformer, x, layers, set(outputs), options)
-    return [found[n] for n in outputs]
+    found = {0: x} | through(transformer, x, transformer.layers[:last], set(outputs), frames, options)
+    return [found[n] if 0 < n == last else found[n][:, frames] for n in outputs]
 
 
 def _norms_behind(
-    _: Any, x: Tensor, layers: Sequence[Any], outputs: set[int], options: dict[str, Any]
+    _: Any, x: Tensor, layers: Sequence[Any], outputs: set[int], frames: slice, options: dict[str, Any]
 ) -> dict[int, Tensor]:
     found = {}
     for number, layer in enumerate(layers, 1):
-        x = norm_of_sum(x, layer.attention(x, **options)[0], layer.layer_norm)
+        heard = layer.attention(x, **options)[0]
+        if number == len(layers):
+            x, heard = x[:, frames], heard[:, frames]
+        x = norm_of_sum(x, heard, layer.layer_norm)
         x = norm_of_sum(x, _feed_forward(layer, x), layer.final_layer_norm)
         if number in outputs:
             found[number] = x
@@ -36,13 +42,16 @@ def _norms_behind(
 
 
 def _norms_first(
-    transformer: Any, x: Tensor, layers: Sequence[Any], outputs: set[int], options: dict[str, Any]
+    transformer: Any, x: Tensor, layers: Sequence[Any], outputs: set[int], frames: slice, options: dict[str, Any]
 ) -> dict[int, Tensor]:
     found = {}
     norms = [layer.layer_norm for layer in transformer.layers] + [transformer.layer_norm]
     normed = norm(x, norms[0]) if layers else x
     for number, layer in enumerate(layers, 1):
-        x, normed = add_norm(x, layer.attention(normed, **options)[0], layer.final_layer_norm)
+        heard = layer.attention(normed, **options)[0]
+        if number == len(layers):
+            x, heard = x[:, frames], heard[:, frames]
+        x, normed = add_norm(x, heard, layer.final_layer_norm)
         x, normed = add_norm(x, _feed_forward(layer, normed), norms[number])
         if number in outputs:
             found[number] = normed if number == len(transformer.layers) else x

@@ -34,10 +34,10 @@ class Network(nn.Module):
         For a whole plan samples ``[B, n]``, and as many frames as the encoder makes of them."""
         raise NotImplementedError
 
-    def reads(self, plan: Plan, follows: bool) -> tuple[int, torch.dtype]:
-        """How many samples at the end of a block are read (0: all), and as what; ``follows``: all sessions bring a
-        memory from the block right before."""
-        return plan.window * HOP, torch.float32
+    def reads(self, plan: Plan, follows: bool) -> int:
+        """How many samples at the end of a block are read, 0: all; ``follows``: all sessions bring a memory from the
+        block right before."""
+        return plan.window * HOP
 
     def rows(self, plan: Plan) -> int:
         """How many sessions share a batch on a CPU core."""
@@ -90,7 +90,7 @@ class OverlappingNetwork(Network):
         self.encoder = encoder
         self.head = head
         self._extract = Graphs(encoder.extract)
-        self._answer = Graphs(lambda features: head(encoder.encode(features)))
+        self._answer = Graphs(self._answered)
         self._slots: dict[int, Slots] = {}  # by the frames that are kept
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
@@ -100,9 +100,15 @@ class OverlappingNetwork(Network):
             features, memories = self._extract(samples), [None] * len(samples)
         else:
             features, memories = (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
-        logits, affect = self._answer(features)
+        return *self._answer(features, plan), memories
+
+    def _answered(self, features: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         answered = slice(plan.left, plan.left + plan.step)
-        return logits[:, answered], affect[:, answered], memories
+        if isinstance(self.head, LinearHead):  # which needs no other frames
+            alone: tuple[Tensor, Tensor] = self.head(self.encoder.encode(features, answered))
+            return alone
+        logits, affect = self.head(self.encoder.encode(features))
+        return logits[:, answered], affect[:, answered]
 
     def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> tuple[Tensor, list[Any]]:
         """What the convolutions made of a window, and memories that are tensors of their own."""
@@ -129,13 +135,13 @@ class OverlappingNetwork(Network):
         return features, memories
 
     def _fresh(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Tensor:
-        length, _ = self.reads(plan, all(b.follows for b in before))
+        length = self.reads(plan, all(b.follows for b in before))
         fresh: Tensor = self._extract(samples[:, -length:])
         return fresh
 
-    def reads(self, plan: Plan, follows: bool) -> tuple[int, torch.dtype]:
+    def reads(self, plan: Plan, follows: bool) -> int:
         kept = plan.window - 1 - plan.step if self.encoder.cached and follows else 0
-        return (plan.window - kept) * HOP, torch.float32
+        return (plan.window - kept) * HOP
 
     def _whole(self, samples: Tensor) -> Answer:
         if samples.shape[1] < FIELD:  # not one frame
@@ -232,8 +238,8 @@ class CachedNetwork(Network):
     def _nothing(self, plan: Plan, like: Tensor) -> Memory:
         return Memory(*self.encoder.nothing(like), *self.head.nothing(plan.right - BEHIND, like))
 
-    def reads(self, plan: Plan, follows: bool) -> tuple[int, torch.dtype]:
-        return (BEFORE + (1 if follows else 2) * plan.step + BEHIND) * HOP, torch.float32
+    def reads(self, plan: Plan, follows: bool) -> int:
+        return (BEFORE + (1 if follows else 2) * plan.step + BEHIND) * HOP
 
     def rows(self, plan: Plan) -> int:
         return max(1, FULL // plan.step)

@@ -2,7 +2,8 @@
 
 It is 128 frames wide and has 16 groups of 48 or 64 channels, for which cuDNN has nothing fast. For D frames of answers
 at once a group reads D + 127 frames; with all of their channels as one row it is multiplied by a matrix in which the
-weights stand D times, each time a frame lower (Toeplitz). The zeros between cost (D + 127) / 128 times the work.
+weights stand D times, each time a frame lower (Toeplitz). The zeros between cost (D + 127) / 128 times the work. Where
+frames of a group lie side by side in memory, so do these rows, and are read where they are.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ def position(embedding: Any, x: Tensor, matrix: Tensor) -> Tensor:
     count, reads = -(-frames // TOGETHER), TOGETHER + size - 1
 
     before = size // 2
-    padded = F.pad(x, (0, 0, before, (count - 1) * TOGETHER + reads - before - frames))
-    rows = padded.view(batch, -1, groups, channels).unfold(1, reads, TOGETHER).permute(2, 0, 1, 4, 3)
-    answer = torch.bmm(rows.reshape(groups, batch * count, reads * channels), matrix)
-    answer = answer.view(groups, batch, count, TOGETHER, channels).permute(1, 2, 3, 0, 4)
-    return F.gelu(answer.reshape(batch, count * TOGETHER, width)[:, :frames] + convolution.bias)
+    padded = x.new_zeros(groups, batch, (count - 1) * TOGETHER + reads, channels)
+    padded[:, :, before : before + frames] = x.view(batch, frames, groups, channels).permute(2, 0, 1, 3)
+    rows = padded.flatten(2).unfold(2, reads * channels, TOGETHER * channels)  # [groups, batch, count, reads·channels]
+    answer = x.new_empty(groups, batch, count, TOGETHER * channels)
+    for number in range(count):  # a product of all would need copies of rows, which overlap
+        torch.bmm(rows[:, :, number], matrix, out=answer[:, :, number])
+    answer = answer.view(groups, batch, -1, channels).permute(1, 2, 0, 3)
+    return F.gelu(answer.reshape(batch, -1, width)[:, :frames] + convolution.bias)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 AHEAD = 2
 """Batches that may be under way when another is prepared: more would only take memory."""
-FULL_SCALE = 32768.0
 
 Array = NDArray[np.float32]
 
@@ -31,18 +30,13 @@ class Transfers:
         self._side = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
         self._ends: deque[torch.cuda.Event] = deque()
 
-    def send(self, rows: Sequence[Array], size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Rows `[n]` f32 -> `[size, n]` on the device, zeros behind the rows; as int16, samples in -1…1 are rounded to
-        1/32768."""
+    def send(self, rows: Sequence[Array], size: int) -> Tensor:
+        """Rows `[n]` f32 -> `[size, n]` f32 on the device, zeros behind the rows."""
         while len(self._ends) >= AHEAD:
             self._ends.popleft().synchronize()
-        host = torch.empty(size, len(rows[0]), dtype=dtype, pin_memory=self._cuda)
+        host = torch.empty(size, len(rows[0]), pin_memory=self._cuda)
         lines = host.numpy()
-        scaled = np.empty(len(rows[0]), np.float32)
         for n, row in enumerate(rows):
-            if dtype == torch.int16:
-                row = np.rint(np.multiply(row, FULL_SCALE, out=scaled), out=scaled)
-                row = np.maximum(np.minimum(row, FULL_SCALE - 1, out=scaled), -FULL_SCALE, out=scaled)
             lines[n] = row
         lines[len(rows) :] = 0
         if self._side is None:

@@ -179,8 +179,8 @@ class Wav2VecEncoder(nn.Module):
             samples = F.layer_norm(samples, samples.shape[1:], eps=self.epsilon)
         return samples.to(self.dtype)
 
-    def encode(self, features: Tensor) -> Tensor:
-        """What the convolutions made `[B, T, channels]` -> features float32 `[B, T, D]`."""
+    def encode(self, features: Tensor, frames: slice = slice(None)) -> Tensor:
+        """What the convolutions made `[B, T, channels]` -> features float32 `[B, T, D]`, of some ``frames`` only."""
         transformer = self.transformer
         x = self.projection(features)
         x = x + self._position(x)
@@ -189,12 +189,13 @@ class Wav2VecEncoder(nn.Module):
             x = transformer.layer_norm(x)
         # torchaudio's attentions look at what follows only to refuse some of it.
         options = {"attention_mask": None, "key_padding_mask": None, "position_bias": self._attend(x)}
-        chosen = [state.float() for state in states(transformer, x, self.outputs, **options)]
+        asked = slice(None) if self.together else frames
+        chosen = [state.float() for state in states(transformer, x, self.outputs, asked, **options)]
         if self.weights is not None:
             x = torch.einsum("n,nbtd->btd", self.weights.float().softmax(0), torch.stack(chosen))
         else:
             x = torch.cat(chosen, -1)
-        return F.layer_norm(x, x.shape[1:]) if self.together else x
+        return F.layer_norm(x, x.shape[1:])[:, frames] if self.together else x
 
     def forget(self) -> None:
         """What was worked out from the weights, and takes memory, is worked out anew."""
