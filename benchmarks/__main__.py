@@ -13,6 +13,7 @@ NAMES = (
     "leaveout",
     "native",
     "recordings",
+    "sessions",
     "soak",
     "speed",
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sedstream.training.discriminants import Known
 from sedstream.training.recipe import train
 
 from . import accuracy
@@ -39,8 +40,10 @@ def main() -> None:
         link(folder / "training" / "speech", store)
     hours, head = ({"hours": h, "every": h / 2} for h in (options.hours, options.head_hours))
     train(data, common, init=whisper, without=CORPORA, name="common", following=FOLLOWING, **hours)
+    known: Known = {}  # the encoder is the same for all
     for name, folder in folders.items():
-        train(data, folder, init=common, without=(name,), name=f"without-{name}", encoder_rate=0, kept=0, **head)
+        rest = {"without": (name,), "name": f"without-{name}", "encoder_rate": 0, "kept": 0, "known": known}
+        train(data, folder, init=common, **rest, **head)
     models = ",".join(f"{name}={folder}" for name, folder in folders.items())
     asked = {"data": data, "split": options.split, "store": store, "whisper": whisper, "only": "leave-out"}
     accuracy.main([f"--{key}={value}" for key, value in (asked | {"left-out": models}).items()])

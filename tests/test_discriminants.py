@@ -139,3 +139,22 @@ def test_fits_what_it_never_heard(monkeypatch: pytest.MonkeyPatch) -> None:
         known = (targets.emotion >= 0) & (targets.weight > 0)
         right.append(float((logits.argmax(-1).numpy() == targets.emotion)[known].mean()))
     assert np.mean(right) > 0.9
+
+
+@torch.no_grad()
+def test_what_was_heard_is_not_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same experts, whatever was heard before and beside; by the encoder that heard it."""
+    monkeypatch.setattr(discriminants, "WINDOWS", 8)
+    many = [*corpora((ONE,), 4, 3), *corpora((TWO,), 4, 4), *corpora((THREE,), 4, 5)]
+    known: discriminants.Known = {}
+    one, other, alone = learner(2), learner(2), learner(2)
+    fit(one, begin(one, [u for u in many if u.corpus != ONE]), 0, known)
+    assert set(known) == {TWO, THREE}
+    before = dict(known)
+    heard = begin(other, [u for u in many if u.corpus != THREE])
+    between = fit(other, heard, 0, known)
+    assert set(known) == {ONE, TWO, THREE}
+    assert all(known[corpus] is moments for corpus, moments in before.items())
+    assert torch.equal(fit(alone, heard, 0), between)
+    for found, expected in zip(other.head.parameters(), alone.head.parameters(), strict=True):
+        assert torch.equal(found, expected)

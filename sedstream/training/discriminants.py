@@ -61,6 +61,10 @@ class Moments(NamedTuple):
     covariance: Tensor
 
 
+Known = dict[str, Mapping[int, Moments]]
+"""The moments of corpora by emotion."""
+
+
 class Linear(NamedTuple):
     """A matrix `[outputs, D]` and constants `[outputs]`, float32."""
 
@@ -89,13 +93,18 @@ def begin(learner: Learner, utterances: Sequence[Utterance]) -> Heard:
 
 
 @torch.no_grad()
-def fit(learner: Learner, heard: Heard, seed: int) -> Tensor:
+def fit(learner: Learner, heard: Heard, seed: int, known: Known | None = None) -> Tensor:
     """Fill the experts of a learner's head, which is a `CachedHead` with some, from random windows of the voices; how
-    corpora differ, as `between` has it."""
+    corpora differ, as `between` has it.
+
+    ``known``: of corpora that a learner with the same encoder heard before; those that are not in it are put there."""
     head = cast(CachedHead, learner.head)
     experts = cast(Experts, head.experts)
-    rng = np.random.default_rng(seed)
-    moments = [_moments(learner, voices, rng) for voices in heard.values()]
+    known = {} if known is None else known
+    for corpus, voices in heard.items():
+        if corpus not in known:
+            known[corpus] = _moments(learner, voices, np.random.default_rng([seed, *corpus.encode()]))
+    moments = [known[corpus] for corpus in heard]
     pool, gate, own = discriminants(moments, head.emotion.out_features, experts.gate.out_features)
     for layer, found in ((experts.pool, pool), (experts.gate, gate), (experts.own, own)):
         layer.weight.copy_(found.weight)

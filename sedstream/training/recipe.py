@@ -90,6 +90,7 @@ def train(
     learner: Learner | None = None,
     kept: float = KEPT,
     eager: float = EAGER,
+    known: discriminants.Known | None = None,
     quiet: bool = False,
     **schedule: float,
 ) -> dict[str, Any]:
@@ -112,6 +113,8 @@ def train(
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         kept: share of the model that it goes on from in the weights that are published, 0 to 1.
         eager: nats that neutral, the first label, loses beside the calibration; 0 if the start has lost them already.
+        known: what the experts are fitted to, of corpora that another training heard with the same encoder, which
+            rests; those of this one are put there.
         quiet: show no progress.
         schedule: numbers of `Schedule` other than `steps`; `encoder_rate` 0: only the head learns. Unless told, the
             `average` of a short training is shorter.
@@ -171,7 +174,7 @@ def train(
     if start is not None:
         _blend(best, start, kept)
     if to_fit:
-        between = discriminants.fit(best, to_fit, seed)
+        between = discriminants.fit(best, to_fit, seed, known)
         if strengths := intensity.groups(said):
             intensity.fit(best, strengths, between)
     report = judge(best, heard, labels, eager)

@@ -1,0 +1,90 @@
+"""Live sessions in one process, without sockets: ``python -m benchmarks sessions [--ticks 64]``.
+
+All sessions speak all the time and have a block ready at once, which is the worst moment: a tick answers all of them.
+The number of sessions is what it can be for the 99th percentile of the tick to stay under a step, in which the next
+blocks come. What a session holds are the arrays and tensors behind its `Stream`, pickled: they are all there is of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import soundfile
+
+import sedstream
+from sedstream.grid import HOP, seconds
+from sedstream.stream import Stream
+from sedstream.tick import tick
+from sedstream.zoo import Model, one_core
+
+from .callers import quantile
+from .report import ROOT, write
+
+WARM = 24
+"""Ticks that are not counted: no memory begins anew before it is this old."""
+
+
+def ticks(model: Model, count: int, number: int, pool: ThreadPoolExecutor) -> tuple[list[float], list[Stream]]:
+    """Seconds of each of ``number`` ticks of ``count`` sessions, and the sessions then."""
+    clips = sorted((ROOT / "sedstream" / "demo").glob("*.flac"))
+    speech = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in clips])
+    streams = [Stream(model.manifest, "live") for _ in range(count)]
+    plan = streams[0].plan
+    step = plan.step * HOP
+    begun = [(n * 27_182) % len(speech) for n in range(count)]
+    took = []
+    for at in range(-1, WARM + number):
+        for stream, first in zip(streams, begun, strict=True):
+            size, place = (plan.right * HOP, first) if at < 0 else (step, first + plan.right * HOP + at * step)
+            stream.write(speech.take(range(place, place + size), mode="wrap"))
+            stream.events()
+        began = time.perf_counter()
+        while tick(model, streams, pool.map):
+            pass
+        took.append(time.perf_counter() - began)
+    return took[1 + WARM :], streams
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks sessions", description=__doc__)
+    parser.add_argument("--ticks", type=int, default=64, help="that are counted (%(default)s)")
+    parser.add_argument("--model", default="sedstream-base", help="name or folder (%(default)s)")
+    options = parser.parse_args()
+    model = sedstream.load(options.model)
+    step = seconds(model.manifest.plan("live").step)
+    rows, held = [], 0
+    with ThreadPoolExecutor(os.cpu_count(), initializer=one_core) as pool:
+        count = 16
+        while True:
+            took, streams = ticks(model, count, options.ticks, pool)
+            worst = quantile(took, 0.99)
+            rows.append(f"| {count} | {quantile(took, 0.5) * 1e3:.0f} ms | {worst * 1e3:.0f} ms |")
+            print(rows[-1], flush=True)
+            if worst >= step:
+                break
+            held, state = count, max(len(pickle.dumps(stream, 5)) for stream in streams)
+            count += 16
+    if not held:
+        raise SystemExit(f"failed: not even {count} sessions are held")
+    write(
+        "Live sessions",
+        f"""
+`{options.model}`, plan live, step {step:g} s, one process, no sockets; all sessions speak all the time, and each tick
+answers a block of all of them.
+
+| sessions | tick, p50 | p99 |
+|---|---|---|
+{chr(10).join(rows)}
+
+Held: **{held}** sessions. A session holds at most {state / 2**20:.2f} MiB.
+""",
+    )
+
+
+if __name__ == "__main__":
+    main()
