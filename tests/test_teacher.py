@@ -1,10 +1,13 @@
 """What a cached encoder follows."""
 
+import pytest
 import torch
 
-from sedstream.encoders.cached import BEFORE, BEHIND
+from sedstream.encoders.cached import BEFORE, BEHIND, CachedEncoder
 from sedstream.encoders.whisper import WhisperEncoder
+from sedstream.errors import BadModel
 from sedstream.grid import HOP
+from sedstream.training.batches import Batch
 from sedstream.training.teacher import SHORT, Teacher, normalised, parts
 
 FRAMES = 120
@@ -17,10 +20,10 @@ def sounds(seed: int, rows: int = 8) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def teach(*, places: float) -> Teacher:
+def teach(*, places: float, width: int = 32) -> Teacher:
     """Of a Whisper whose positions are as large as told: at 1 as large as what is heard."""
     torch.manual_seed(0)
-    whisper = WhisperEncoder(mels=80, width=32, heads=2, layers=1, outputs=[1], positions=200).eval()
+    whisper = WhisperEncoder(mels=80, width=width, heads=2, layers=1, outputs=[1], positions=200).eval()
     whisper.embed_positions.weight.normal_(0, places)
     return Teacher(whisper, [sounds(n) for n in range(16)])
 
@@ -75,3 +78,34 @@ def test_nothing_to_follow() -> None:
     assert distance == 0
     assert features.grad is not None
     assert not features.grad.any()
+
+
+@torch.no_grad()
+def test_what_a_wider_one_says_is_guessed() -> None:
+    """No other layer guesses better, and it guesses what it has not seen."""
+    teacher = teach(places=0, width=48)
+    torch.manual_seed(1)
+    encoder = CachedEncoder(mels=80, width=32, heads=2, layers=1, outputs=[1], left=40, reach=20).eval()
+
+    def batch(seed: int) -> Batch:
+        samples = sounds(seed)[:, : (BEFORE + 112 + BEHIND) * HOP]  # whole chunks
+        return Batch(samples, samples, *[torch.zeros(0)] * 3, WHOLE[:, :112])
+
+    batches = [batch(n) for n in range(20, 28)]
+    guess = teacher.guess(encoder, batches)
+    assert guess.weight.shape == (48, 32)
+
+    def distance(batch: Batch) -> float:
+        return float(teacher.distance(encoder(batch.heard, 16), batch.clean, batch.piece, guess))
+
+    told = sum(map(distance, batches))
+    unseen = distance(batch(30))
+    for parameter in guess.parameters():
+        for change in (0.1, -0.1):
+            parameter += change * parameter.abs().mean()
+            assert sum(map(distance, batches)) > told
+            parameter -= change * parameter.abs().mean()
+    guess.weight.zero_()  # the same is said of all
+    assert unseen < 0.9 * distance(batch(30))
+    with pytest.raises(BadModel, match="Bad speech to follow"):
+        teacher.guess(encoder, [batches[0]._replace(piece=WHOLE - 1)])

@@ -16,7 +16,7 @@ from sedstream.encoders.cached import BEFORE, BEHIND, CachedEncoder
 from sedstream.encoders.heads import CachedHead
 from sedstream.encoders.relay import Before
 from sedstream.encoders.whisper import WhisperEncoder
-from sedstream.errors import BadInput
+from sedstream.errors import BadInput, BadModel
 from sedstream.grid import HOP, RATE, Plan
 from sedstream.manifest import read
 from sedstream.training import augment, corpora
@@ -110,6 +110,35 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
         moved = {key for key in begun if not torch.equal(begun[key], now[key])} - {"head.emotion.bias"}
         assert all(key.startswith("head.") for key in moved)
         assert bool(moved) == (kept < 1)
+
+
+def test_train_after_a_wider_whisper(
+    data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it guesses with is in the checkpoint and not in the model."""
+    monkeypatch.setattr("sedstream.training.start.LAYERS", {64: (1, 2)})
+    wide = tmp_path / "wide.safetensors"
+    torch.manual_seed(1)
+    save_file(WhisperEncoder(**{**SIZE, "width": 64, "heads": 1}, positions=700).state_dict(), wide)
+    settings = {"init": checkpoint, "follow": wide, "encoder": ENCODER, "head": HEAD, "workers": 0, "quiet": True}
+    settings |= {"hours": 0.1, "every": 0.05}
+    train(data, tmp_path / "model", **settings)
+    (saved,) = (tmp_path / "model" / "training" / "checkpoints").rglob("learner.ckpt")
+    assert torch.load(saved, weights_only=True)["guess.weight"].shape == (128, 64)
+    now = load_file(tmp_path / "model" / "weights.safetensors")
+    assert {key.split(".")[0] for key in now} == {"encoder", "head"}
+    train(data, tmp_path / "other", **(settings | {"follow": None}))
+    before = load_file(tmp_path / "other" / "weights.safetensors")
+    assert not torch.equal(now["encoder.conv1.weight"], before["encoder.conv1.weight"])
+    train(data, tmp_path / "more", **(settings | {"init": tmp_path / "model"}))
+    with pytest.raises(BadModel, match=r"Bad start '.*wide.*', expected a Whisper of width 32"):
+        train(data, tmp_path / "bad", **(settings | {"init": wide}))
+    monkeypatch.setattr("sedstream.training.start.LAYERS", {48: (1, 2)})
+    with pytest.raises(BadModel, match=r"Bad Whisper '.*wide.*' of width 64, expected 32, 48"):
+        train(data, tmp_path / "bad", **settings)
+    save_file({"weight": torch.zeros(1)}, wide)
+    with pytest.raises(BadModel, match=r"Bad checkpoint '.*', expected a Whisper encoder"):
+        train(data, tmp_path / "bad", **settings)
 
 
 @pytest.mark.gpu

@@ -60,6 +60,8 @@ class Learner(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        self.guess: nn.Linear | None = None
+        """Of a teacher's features from the encoder's, where the teacher is wider: it learns, and is not published."""
         self.apart = False
         """The head's errors are not the encoder's."""
         self.fresh = False
@@ -100,6 +102,7 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         rates = (
             (learner.encoder, self.schedule.encoder_rate, self.schedule.faster),
             (learner.head, self.schedule.head_rate, 1.0),
+            (learner.guess or nn.Identity(), self.schedule.head_rate, 1.0),
         )
         groups = [
             {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate, "highest": rate, "faster": faster}
@@ -134,7 +137,8 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
             loss = loss + self.schedule.affect * (1 - agreement)
         if training and self.teacher is not None:
             share = 1.0 if self._follows else self.schedule.held
-            loss = loss + share * self.teacher.distance(found, batch.clean.to(self.device), batch.piece)
+            guess = self.modules["learner"].guess
+            loss = loss + share * self.teacher.distance(found, batch.clean.to(self.device), batch.piece, guess)
         return loss
 
     @property

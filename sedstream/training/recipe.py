@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
-from ..encoders.whisper import WhisperEncoder
 from ..errors import BadInput
 from ..manifest import DEFAULT
 from . import discriminants, intensity
@@ -26,8 +25,7 @@ from .brain import Diarizer, Learner, Schedule, answer
 from .concatenations import NEUTRAL, Speakers
 from .objective import calibrate, concordance, recalls
 from .publish import LABELS, publish
-from .start import cached, fill, read_tensors, without_positions
-from .teacher import Teacher
+from .start import begin
 
 ENCODER: Mapping[str, Any] = {
     "mels": 80, "width": 512, "heads": 8, "layers": 3, "outputs": [2, 3], "left": 104, "reach": 64, "fade": 2.0,
@@ -65,8 +63,6 @@ SETTINGS: Mapping[str, Any] = {
     "decoder": DECODER,
 }
 """Of the manifest: what is chosen, not learnt."""
-SOUNDS = 16
-"""Batches that tell what is usual at a position of Whisper."""
 COLDEST, HOTTEST = 0.25, 4.0
 """Temperatures beyond are those of a handful of frames."""
 
@@ -103,7 +99,8 @@ def train(
         every: hours of it after which a checkpoint is kept.
         seed: of the windows, the augmentation and the head.
         init: safetensors of a Whisper encoder to start from and to follow, or a cached model's name or folder.
-        follow: safetensors of a Whisper encoder whose features a model goes on to follow; None: it does not.
+        follow: safetensors of a Whisper encoder, base or small, whose features are followed in place of those of
+            `init`; None: a model that goes on follows none.
         device: cpu or cuda.
         workers: processes that read and augment; 0: this one.
         name: of the model, in its manifest.
@@ -143,7 +140,7 @@ def train(
     teacher = None
     if learner is None:
         learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
-        teacher = _start(learner, init, follow, encoder, head, source)
+        teacher = begin(learner, init, follow, encoder, head, source)
         learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
         if schedule.get("encoder_rate") == 0:
             learner.encoder.requires_grad_(False)
@@ -207,46 +204,6 @@ class _Epochs(Batches):
 
 def _context(workers: int) -> str | None:
     return "fork" if workers else None
-
-
-def _start(
-    learner: Learner,
-    init: str | Path,
-    follow: str | Path | None,
-    encoder: Mapping[str, Any],
-    head: Mapping[str, Any],
-    source: Source,
-) -> Teacher | None:
-    """Fill the learner from `init`, a head of another shape than the one there left as it is; what it follows."""
-    from_whisper = Path(init).suffix == ".safetensors"
-    learner.fresh = True
-    if not from_whisper:
-        manifest = cached(init)
-        tensors = read_tensors(manifest.weights)
-        fill(learner.encoder, tensors, manifest.weights)
-        if _shape(manifest.head) == _shape(head):
-            learner.fresh = False
-            heads = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
-            fill(learner.head, {**learner.head.state_dict(), **heads}, manifest.weights)
-        if follow is None:
-            return None
-    file = Path(init if follow is None else follow)
-    tensors = read_tensors(file)
-    positions = tensors["embed_positions.weight"]
-    shape = {key: encoder[key] for key in ("mels", "width", "heads", "layers", "outputs", "decades", "level")}
-    whisper = WhisperEncoder(**shape, positions=min(len(positions), 2 * FRAMES))
-    tensors["embed_positions.weight"] = positions[: whisper.embed_positions.num_embeddings]
-    fill(whisper, tensors, file)
-    whisper.eval().requires_grad_(False)
-    sounds = [Batches(source, 0, SOUNDS)[n].clean for n in range(SOUNDS)]
-    if from_whisper:
-        without_positions(cast(CachedEncoder, learner.encoder), whisper, torch.cat(sounds[:2]))
-    return Teacher(whisper, sounds)
-
-
-def _shape(head: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be alike for one head to go on from another: the experts are fitted anew."""
-    return {key: value for key, value in head.items() if key not in ("dropout", "experts")}
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
-"""A cached encoder to start from: Whisper's weights, its absolute positions turned into a table of distances."""
+"""What a training starts from: a cached model, or Whisper's weights, its absolute positions turned into a table of
+distances; and what it follows."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,73 @@ from ..encoders.whisper import Layer, WhisperEncoder
 from ..errors import BadModel
 from ..grid import HOP
 from ..manifest import Manifest, find
+from .batches import FRAMES, Batches, Source
+from .brain import Learner
+from .teacher import LAYERS, Teacher
+
+SOUNDS = 16
+"""Batches that tell what is usual at a position of Whisper."""
+
+
+def begin(
+    learner: Learner,
+    init: str | Path,
+    follow: str | Path | None,
+    encoder: Mapping[str, Any],
+    head: Mapping[str, Any],
+    source: Source,
+) -> Teacher | None:
+    """Fill the learner from `init`, a head of another shape than the one there left as it is; what it follows."""
+    learner.fresh = True
+    own = cast(CachedEncoder, learner.encoder)
+    whisper = None
+    if Path(init).suffix == ".safetensors":
+        whisper = _whisper(Path(init), encoder)
+        if whisper.conv2.out_channels != encoder["width"]:
+            raise BadModel(f"Bad start '{init}', expected a Whisper of width {encoder['width']}")
+    else:
+        manifest = cached(init)
+        tensors = read_tensors(manifest.weights)
+        fill(own, tensors, manifest.weights)
+        if _shape(manifest.head) == _shape(head):
+            learner.fresh = False
+            heads = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
+            fill(learner.head, {**learner.head.state_dict(), **heads}, manifest.weights)
+    followed = whisper if follow is None else _whisper(Path(follow), encoder)
+    if followed is None:
+        return None
+    batches = [Batches(source, 0, SOUNDS)[n] for n in range(SOUNDS)]
+    if whisper is not None:
+        without_positions(own, whisper, torch.cat([batch.clean for batch in batches[:2]]))
+    teacher = Teacher(followed, [batch.clean for batch in batches])
+    if followed.features != own.features:
+        learner.guess = teacher.guess(own, batches)
+    return teacher
+
+
+def _whisper(file: Path, encoder: Mapping[str, Any]) -> WhisperEncoder:
+    """Whisper's first layers, as many as count: those of `encoder`, or of a Whisper of another width those of
+    `LAYERS`."""
+    tensors = read_tensors(file)
+    if "embed_positions.weight" not in tensors:
+        raise BadModel(f"Bad checkpoint '{file}', expected a Whisper encoder")
+    positions = tensors["embed_positions.weight"]
+    width = positions.shape[1]
+    shape = {key: encoder[key] for key in ("mels", "width", "heads", "layers", "outputs", "decades", "level")}
+    if width != encoder["width"]:
+        if width not in LAYERS:
+            widths = ", ".join(map(str, (encoder["width"], *LAYERS)))
+            raise BadModel(f"Bad Whisper '{file}' of width {width}, expected {widths}")
+        shape |= {"width": width, "heads": width // 64, "layers": max(LAYERS[width]), "outputs": LAYERS[width]}
+    whisper = WhisperEncoder(**shape, positions=min(len(positions), 2 * FRAMES))
+    tensors["embed_positions.weight"] = positions[: whisper.embed_positions.num_embeddings]
+    fill(whisper, tensors, file)
+    return whisper.eval().requires_grad_(False)
+
+
+def _shape(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be alike for one head to go on from another: the experts are fitted anew."""
+    return {key: value for key, value in head.items() if key not in ("dropout", "experts")}
 
 
 def cached(model: str | Path) -> Manifest:

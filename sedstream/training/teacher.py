@@ -6,6 +6,9 @@ so what is followed is what it says of each as if there was nothing else: that a
 Of the variance of Whisper base's features (layer 2, each normalised) half is the place of a frame in the window, not
 its sound. The mean over many sounds at a place is that part. Less it, one sound gives nearly the same features anywhere
 (they differ by a tenth of their variance), and an encoder without positions can follow them.
+
+A larger Whisper has wider features. They are guessed from the encoder's by a linear layer, which learns with it and is
+thrown away in the end: what a larger one knows must then be in the encoder's features, linearly.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..encoders.cached import BEFORE
+from ..encoders.cached import BEFORE, CachedEncoder
 from ..encoders.whisper import WhisperEncoder
+from ..errors import BadModel
 from ..grid import HOP
+from .batches import Batch
 
 SHORT = 30
 """Frames of which Whisper has nothing to say yet: shorter parts of utterances are not followed."""
+LAYERS = {512: (2, 3), 768: (4, 5)}
+"""Of Whisper base and small, by their width, those that carry emotion: a linear probe of whole utterances says so."""
+CHUNK = 16
+"""Frames of the plan live, in which a guess begins."""
+RIDGE = 1e-3
+"""Of the sphere in the first guess, relative to the mean variance."""
 
 
 class Teacher(nn.Module):
@@ -38,19 +49,52 @@ class Teacher(nn.Module):
         self.register_buffer("usual", usual - usual.mean(0))
         self.usual: Tensor
 
-    def distance(self, features: Tensor, clean: Tensor, piece: Tensor) -> Tensor:
-        """Mean square between features `[B, T, D]`, normalised, and Whisper's of the clean windows.
+    def distance(self, features: Tensor, clean: Tensor, piece: Tensor, guess: nn.Linear | None = None) -> Tensor:
+        """Mean square between features `[B, T, D]`, normalised, or what is guessed from them, and Whisper's of clean
+        windows.
 
         `clean`: samples float32 `[B, (BEFORE + T + BEHIND)·320]`; `piece`: int `[B, T]`, of which utterance each frame
         is, -1: of none. 0 where there is no part of an utterance of SHORT frames.
         """
-        found = normalised(features, len(self.whisper.outputs))
-        near, far = [], []
+        near, far = self._both(features, clean, piece)
+        if not len(near):
+            return 0 * features.sum()
+        return F.mse_loss(near if guess is None else guess(near), far)
+
+    @torch.no_grad()
+    def guess(self, encoder: CachedEncoder, batches: Sequence[Batch]) -> nn.Linear:
+        """The layer that guesses best, by ridge regression, what Whisper says of the batches from what `encoder` does.
+
+        Raises:
+            BadModel: the batches have no utterance to follow.
+        """
+        width = encoder.features + 1
+        inner = torch.zeros(width, width, dtype=torch.float64)
+        along = torch.zeros(width, self.whisper.features, dtype=torch.float64)
+        for batch in batches:
+            near, far = self._both(encoder(batch.heard, CHUNK), batch.clean, batch.piece)
+            near = F.pad(near.double(), (0, 1), value=1.0)
+            inner += near.T @ near
+            along += near.T @ far.double()
+        if not inner.any():
+            raise BadModel("Bad speech to follow, expected utterances of half a second and more")
+        sphere = RIDGE * inner.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+        weight = torch.linalg.solve(inner + sphere, along).T.float()
+        layer = nn.Linear(encoder.features, self.whisper.features)
+        layer.weight.copy_(weight[:, :-1])
+        layer.bias.copy_(weight[:, -1])
+        return layer
+
+    def _both(self, features: Tensor, clean: Tensor, piece: Tensor) -> tuple[Tensor, Tensor]:
+        """Of all frames that are followed, the features `[n, D]` and Whisper's `[n, D']`."""
+        outputs = len(self.whisper.outputs)
+        found = normalised(features, outputs).flatten(2)
+        near, far = [found[0, :0]], [self.usual[:0].flatten(1)]
         for row, first, end in parts(piece):
             theirs = self._features(clean[row : row + 1, (BEFORE + first) * HOP : (BEFORE + end) * HOP])
-            far.append(theirs[0] - self.usual[: end - first])
+            far.append((theirs[0] - self.usual[: end - first]).flatten(1))
             near.append(found[row, first:end])
-        return F.mse_loss(torch.cat(near), torch.cat(far)) if far else 0 * features.sum()
+        return torch.cat(near), torch.cat(far)
 
     @torch.no_grad()
     def _features(self, samples: Tensor) -> Tensor:
