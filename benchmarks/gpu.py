@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import sedstream
+from sedstream.front import LIBRARY
 from sedstream.grid import HOP, RATE, Plan, seconds
 from sedstream.manifest import DEFAULT, find
 from sedstream.zoo import Model
@@ -51,7 +52,7 @@ def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, floa
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     while (took := sorted(ticks(model, plan, low, times))[-2]) > limit and low > 1:
-        low = min(low - 1, round(0.96 * low))
+        low = min(low - 1, low - low // 64)
     return low, took
 
 
@@ -180,7 +181,11 @@ def main() -> None:
     else:
         shapes = {"WavLM-large": LARGE, "WavLM-base+": BASE_PLUS}
         lines = measure(shapes, device, most=32_768, rows=512, times=TICKS, size=8192)
-        head = f"{torch.cuda.get_device_name()}, random weights, model alone, audio in memory."
+        front = "is" if LIBRARY.is_file() else "is not"
+        head = (
+            f"{torch.cuda.get_device_name()}, random weights, model alone, audio in memory; the native front-end "
+            f"{front} built."
+        )
         write("GPU", "\n".join([head, "", *told(lines)]))
 
 
@@ -237,12 +242,16 @@ def measure(
         "",
         f"bf16 matrix peak {full / 1e12:.0f} TFLOP/s; a tick of {rows} reaches {share:.0%} of it (goal 35 %).",
     )
-    exact, agree = same(model, build(shape, device, torch.float32), rows)
-    yield f"A session among {rows - 1}: {'exactly' if exact else 'not exactly'} the same wherever it stands."
-    yield f"fp32 and bf16 agree in {agree:.2%} of the labels."
-
     del model
     forget()
+    for name, shape in shapes.items():
+        exact, agree = same(*(build(shape, device, dtype) for dtype in (half, torch.float32)), rows)
+        forget()
+        yield (
+            f"{name}: a session among {rows - 1} is {'exactly' if exact else 'not exactly'} the same wherever it "
+            f"stands; fp32 and bf16 agree in {agree:.2%} of the labels."
+        )
+    shape = shapes["WavLM-large"]
     yield ""
     yield from steps.table(shape, device, max(2, rows // 2), min(times, 3))
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .encoders import speechbrain
-from .encoders.batches import BUCKETS, halving, shares
+from .encoders.batches import BUCKETS, bucket, halving, less, shares
 from .encoders.cached import CachedEncoder
 from .encoders.heads import CachedHead, FrameHead, LinearHead
 from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
@@ -111,7 +111,7 @@ class Model:
     def _less(self, rows: int) -> None:
         """A batch of so many rows did not fit in memory."""
         if self.device.type == "cuda":
-            self._most = max(1, next(size for size in BUCKETS if size >= rows) // 2)
+            self._most = less(rows)
             with torch.cuda.device(self.device):
                 self._network.release()
                 torch.cuda.empty_cache()
@@ -119,7 +119,7 @@ class Model:
     def _part(self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan) -> tuple[Tensor, Tensor, list[Any]]:
         if self.device.type != "cpu":
             with torch.cuda.device(self.device), exact():
-                return self._batch(blocks, before, plan, next(size for size in BUCKETS if size >= len(blocks)))
+                return self._batch(blocks, before, plan, bucket(len(blocks)))
         # One core: threads that share a batch wait for each other in busy loops, and where another program wants a
         # core too, it takes ten times as long. Threads side by side, each with a batch, are faster in any case.
         threads = torch.get_num_threads()

@@ -14,10 +14,12 @@ import pytest
 import recipe
 import torch
 from conftest import ROOT
-from test_wav2vec import LARGE, PLAN, SIZE, networks, voices
+from test_wav2vec import LARGE, PLAN, SIZE, networks, small, voices
 
-from sedstream.encoders.batches import BUCKETS, halving, shares
+from sedstream.encoders.batches import bucket, halving, less, shares
 from sedstream.encoders.graphs import Graphs
+from sedstream.encoders.heads import LinearHead
+from sedstream.encoders.networks import OverlappingNetwork
 from sedstream.encoders.relay import Before
 from sedstream.errors import BadInput, Unavailable
 from sedstream.grid import HOP, Plan
@@ -31,30 +33,33 @@ TOO_MUCH = 2**56
 @pytest.mark.parametrize("fits", [1, 2, 3, 5, 8])
 def test_halves_until_it_fits(fits: int) -> None:
     tried: list[int] = []
-    less: list[int] = []
+    told: list[int] = []
 
     def compute(rows: Sequence[int]) -> torch.Tensor:
         tried.append(len(rows))
         torch.empty(TOO_MUCH if len(rows) > fits else 8, dtype=torch.uint8)
         return torch.tensor(rows)
 
-    answers = halving(compute, list(range(8)), less.append)
+    answers = halving(compute, list(range(8)), told.append)
     assert torch.cat(answers).tolist() == list(range(8))
     assert all(len(answer) <= fits for answer in answers)
-    assert less == [count for count in tried if count > fits]
+    assert told == [count for count in tried if count > fits]
 
 
 @pytest.mark.parametrize("most", [8, 64, 512])
 def test_batches_are_nearly_full(most: int) -> None:
     for rows in range(1, 1500):
-        parts = list(shares(rows, most))
+        parts = shares(rows, most)
         assert sum(parts) == rows
         assert max(parts) <= most
-        computed = sum(next(size for size in BUCKETS if size >= part) for part in parts)
+        assert parts == sorted(parts)
+        computed = sum(map(bucket, parts))
         assert computed < 4 / 3 * rows + 64
         assert len(parts) <= rows // most + 5
-    assert list(shares(800, 512)) == [512, 256, 32]
-    assert list(shares(500, 512)) == [500]
+    assert shares(800, 512) == [288, 512]
+    assert shares(700, 512) == [60, 128, 512]
+    assert shares(500, 512) == [500]
+    assert [less(rows) for rows in (1, 2, 3, 256, 257, 400, 512)] == [1, 1, 2, 128, 128, 128, 256]
 
 
 def test_one_row_is_too_much() -> None:
@@ -218,6 +223,20 @@ def test_a_row_alone_and_among_others(tmp_path: Path) -> None:
     samples = voices(64, plan.window * HOP).numpy()
     together = model(samples, plan)[0]
     assert np.array_equal(model(samples[::-1].copy(), plan)[0][::-1], together)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [{}, {"norm": "group", "first": False}], ids=["large", "base"])
+@torch.inference_mode()
+def test_a_row_alone_and_among_others_in_16_bits(kind: dict[str, object]) -> None:
+    """The last layer for the frames that are answered alone, too: in every size from some hundred rows on."""
+    torch.manual_seed(8)
+    network = OverlappingNetwork(small(**kind), LinearHead(labels=3, features=64)).eval().cuda()
+    network.halve(torch.bfloat16)
+    for rows in (320, 448, 512):
+        samples = voices(rows, PLAN.window * HOP).cuda()
+        together = network(samples, PLAN, [Before()] * rows)[0].clone()
+        assert torch.equal(network(samples.flip(0), PLAN, [Before()] * rows)[0].flip(0), together)
 
 
 @pytest.mark.gpu

@@ -72,3 +72,5 @@ def test_an_encoder_in_16_bits(kind: dict[str, object]) -> None:
         plain = halved(samples.cuda()).cpu()
     assert not torch.equal(found, plain)
     assert (found - expected).square().mean() < 1.2 * (plain - expected).square().mean()
+    features, some = halved.extract(samples.cuda()), slice(3, 19)
+    torch.testing.assert_close(halved.encode(features, some), halved.encode(features)[:, some], atol=0.05, rtol=0.05)

@@ -4,6 +4,7 @@ then."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -90,7 +91,7 @@ class OverlappingNetwork(Network):
         self.encoder = encoder
         self.head = head
         self._extract = Graphs(encoder.extract)
-        self._answer = Graphs(self._answered)
+        self._answer = Graphs(partial(_answered, encoder, head))
         self._slots: dict[int, Slots] = {}  # by the frames that are kept
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
@@ -101,14 +102,6 @@ class OverlappingNetwork(Network):
         else:
             features, memories = (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
         return *self._answer(features, plan), memories
-
-    def _answered(self, features: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        answered = slice(plan.left, plan.left + plan.step)
-        if isinstance(self.head, LinearHead):  # which needs no other frames
-            alone: tuple[Tensor, Tensor] = self.head(self.encoder.encode(features, answered))
-            return alone
-        logits, affect = self.head(self.encoder.encode(features))
-        return logits[:, answered], affect[:, answered]
 
     def by_rows(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> tuple[Tensor, list[Any]]:
         """What the convolutions made of a window, and memories that are tensors of their own."""
@@ -157,6 +150,15 @@ class OverlappingNetwork(Network):
         self._extract.clear()
         self._answer.clear()
         self.encoder.forget()
+
+
+def _answered(encoder: Wav2VecEncoder, head: nn.Module, features: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    answered = slice(plan.left, plan.left + plan.step)
+    if isinstance(head, LinearHead):  # which needs no other frames
+        alone: tuple[Tensor, Tensor] = head(encoder.encode(features, answered))
+        return alone
+    logits, affect = head(encoder.encode(features))
+    return logits[:, answered], affect[:, answered]
 
 
 class CachedNetwork(Network):

@@ -21,7 +21,7 @@ from torchaudio.models import wav2vec2_model, wavlm_model
 
 from ..errors import BadInput, BadModel
 from .attention import Attend, Flex, GatedAttention, masked, pairs
-from .fused import fits, kernels
+from .fused import fits, kernels, norm_of_sum
 from .layers import states
 from .positions import matrix, position
 from .strided import convolve
@@ -183,10 +183,11 @@ class Wav2VecEncoder(nn.Module):
         """What the convolutions made `[B, T, channels]` -> features float32 `[B, T, D]`, of some ``frames`` only."""
         transformer = self.transformer
         x = self.projection(features)
-        x = x + self._position(x)
         # torchaudio's flag of the transformer says the opposite of that of its layers.
         if transformer.layer_norm_first:
-            x = transformer.layer_norm(x)
+            x = norm_of_sum(x, self._position(x), transformer.layer_norm)
+        else:
+            x = x + self._position(x)
         # torchaudio's attentions look at what follows only to refuse some of it.
         options = {"attention_mask": None, "key_padding_mask": None, "position_bias": self._attend(x)}
         asked = slice(None) if self.together else frames
