@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from sedstream.audio import containers
 from sedstream.audio.files import open_recording
 from sedstream.errors import BadInput, Unavailable
 
@@ -53,6 +55,50 @@ def test_what_only_ffmpeg_reads(clip: Path, speech: NDArray[np.float32], tmp_pat
     assert np.array_equal(read(path)[:, 0], speech)
 
 
+def encoded(clip: Path, path: Path, *options: str) -> Path:
+    command = ["ffmpeg", "-v", "error", "-i", str(clip), *options, str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("rate", ["16000", "44100"])
+@pytest.mark.parametrize("channels", ["1", "2"])
+@pytest.mark.parametrize("options", [["-q:a", "6"], ["-b:a", "64k"], ["-q:a", "6", "-write_xing", "0"]])
+def test_all_of_an_mp3(
+    rate: str, channels: str, options: list[str], clip: Path, speech: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """Whether it tells its length or not; where another one is glued to it that is told."""
+    path = encoded(clip, tmp_path / "a.mp3", "-ar", rate, "-ac", channels, *options)
+    told = "-write_xing" not in options
+    assert containers.lengths(path) == (told, False)
+    # An encoder begins and ends with silence.
+    assert len(read(path)) / int(rate) == pytest.approx(len(speech) / 16_000, abs=0.15)
+    once = path.read_bytes()
+    path.write_bytes(once + b"TAG" + bytes(125))
+    assert containers.lengths(path) == (told, False)
+    path.write_bytes(once * 2)
+    with pytest.raises(BadInput, match="another one follows" if told else "expected a readable recording"):
+        read(path)
+
+
+def test_a_chained_ogg(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, speech, 16000)
+    assert containers.pages(path) == (False, False)
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(BadInput, match="expected one recording, but another one follows in the file"):
+        open_recording(path)
+
+
+@needs_ffmpeg
+def test_an_mp3_of_unknown_length_wants_ffmpeg(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encoded(clip, tmp_path / "a.mp3", "-write_xing", "0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match=r"an MP3 that does not tell its length.*install ffmpeg"):
+        open_recording(path)
+
+
 def test_ffmpeg_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"\0\0\0\x18ftypmp42" + b"\0" * 100)
@@ -66,6 +112,9 @@ def test_missing_folder_and_empty(tmp_path: Path) -> None:
         open_recording(tmp_path / "no.wav")
     with pytest.raises(BadInput, match="not a folder"):
         open_recording(tmp_path)
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(BadInput, match="expected a regular file"):
+        open_recording(tmp_path / "pipe.wav")
     (tmp_path / "empty.wav").touch()
     with pytest.raises(BadInput, match="the file is empty"):
         open_recording(tmp_path / "empty.wav")
@@ -82,10 +131,10 @@ def test_not_audio(content: bytes, tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.flac"])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.opus", "a.mp3"])
 def test_truncated(name: str, tmp_path: Path, speech: NDArray[np.float32]) -> None:
     path = tmp_path / name
-    soundfile.write(path, speech, 16000)
+    soundfile.write(path, speech, 16000, **({"format": "OGG", "subtype": "OPUS"} if name.endswith("opus") else {}))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadInput, match="breaks off|expected a readable"):
         read(path)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import BadInput, Unavailable
+from . import containers
 from .pcm import Samples
 from .resample import MAX_RATE, MIN_RATE
 
@@ -73,7 +76,7 @@ class Recording:
             finally:
                 process.kill()
         if process.returncode not in (0, -9) or complaint:
-            raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {complaint.splitlines()[-1:]}")
+            raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {_last_line(complaint)}")
 
 
 def open_recording(path: str | Path) -> Recording:
@@ -90,6 +93,8 @@ def open_recording(path: str | Path) -> Recording:
             raise BadInput(f"Bad file '{path}', expected a recording, not a folder")
         if not path.exists():
             raise BadInput(f"Bad file '{path}', expected an existing recording")
+        if not path.is_file():  # to open a pipe is to wait for who writes to it
+            raise BadInput(f"Bad file '{path}', expected a regular file, not a pipe or device")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(12)
@@ -99,19 +104,38 @@ def open_recording(path: str | Path) -> Recording:
         raise BadInput(f"Bad audio '{path}', expected a recording, but the file is empty")
     try:
         info = soundfile.info(os.fsencode(path))  # bytes: a name need not be UTF-8
+        doubt = _doubt(path, info.format)
     except soundfile.LibsndfileError as error:
         recording = _probe(path, _reason(error))
     else:
-        frames = info.frames
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-            frames = max(frames, _promised_by_riff(path, info.channels, info.subtype))
-        encoding = "s16le" if info.subtype in ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW") else "f32le"
-        recording = Recording(path, info.samplerate, info.channels, frames, encoding)
+        recording = _probe(path, doubt) if doubt else _described(path, info, head)
     if not 1 <= recording.channels <= 2:
         raise BadInput(f"Bad audio '{path}' with {recording.channels} channels, expected 1 or 2")
     if not MIN_RATE <= recording.rate <= MAX_RATE:
         raise BadInput(f"Bad sample rate {recording.rate} Hz of '{path}', expected {MIN_RATE} to {MAX_RATE}")
     return recording
+
+
+def _described(path: Path, info: Any, head: bytes) -> Recording:
+    frames = info.frames
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        frames = max(frames, _promised_by_riff(path, info.channels, info.subtype))
+    encoding = "s16le" if info.subtype in ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW") else "f32le"
+    return Recording(path, info.samplerate, info.channels, frames, encoding)
+
+
+def _doubt(path: Path, form: str) -> str:
+    """Why libsndfile would not read all of a file that it can read; empty: it will."""
+    told, chained, broken = True, False, False
+    if form == "MP3":
+        told, chained = containers.lengths(path)
+    elif form == "OGG":
+        chained, broken = containers.pages(path)
+    if broken:
+        raise BadInput(f"Bad audio '{path}', expected whole pages, but it breaks off within one")
+    if chained:
+        raise BadInput(f"Bad audio '{path}', expected one recording, but another one follows in the file")
+    return "" if told else "an MP3 that does not tell its length"
 
 
 def _promised_by_riff(path: Path, channels: int, subtype: str) -> int:
@@ -132,7 +156,7 @@ def _probe(path: Path, reason: str) -> Recording:
     """The same through ffprobe, for containers libsndfile does not know."""
     if shutil.which("ffprobe") is None or shutil.which("ffmpeg") is None:
         raise Unavailable(
-            f"Bad audio '{path}', expected wav, flac, ogg, opus or mp3 ({reason}); install ffmpeg for other formats"
+            f"Bad audio '{path}', expected wav, flac, ogg, opus or mp3 ({reason}); install ffmpeg for others"
         )
     command = ["ffprobe", "-v", "error", "-select_streams", "a:0", "-of", "json"]
     command += ["-show_entries", "stream=sample_rate,channels", f"file:{path}"]
@@ -144,4 +168,11 @@ def _probe(path: Path, reason: str) -> Recording:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).split(": ", 1)[-1].strip().rstrip(".")
+    """What libsndfile says, who takes a file that it does not know, and that is there, for a missing one."""
+    reason = str(error).split(": ", 1)[-1].strip().rstrip(".")
+    return "no format that libsndfile knows" if reason.startswith("File does not exist") else reason
+
+
+def _last_line(complaint: str) -> str:
+    """What ffmpeg says last, without where in its memory it says so."""
+    return re.sub(r"^\[\w+ @ 0x[0-9a-f]+\] ", "", (complaint.splitlines() or ["no reason told"])[-1])
