@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,8 @@ ENTRY = ("file", "sha256", "settings", "formats", "summary")
 """Keys of a line of the journal."""
 PICTURE = ".png"
 """Suffix of the pictures in a folder."""
+LONGEST = 255
+"""Bytes of a file's name."""
 AHEAD = 16
 """Recordings whose content is hashed while others are answered."""
 
@@ -146,9 +149,12 @@ class AnswerFolder:
                     raise BadInput(f"Bad recording '{path}', expected one that stays: it changed while it was read")
             except SedstreamError as error:
                 totals.errors.append((path, str(error)))
+                if look is not None:  # it can be read, and what stands there is not what it says now
+                    self._forget(path, relatives[path], look.digest)
             except OSError as error:
                 totals.errors.append((path, f"Bad recording '{path}', expected one that stays: {error.strerror}"))
             else:
+                self._forget(path, relatives[path], look.digest)
                 self._keep(path, look.digest, outputs, list(summary.rows(answer)))
                 totals.done += 1
                 totals.seconds += answer.duration
@@ -164,9 +170,25 @@ class AnswerFolder:
             self._output(relative, name).exists() for name in self._suffixes
         )
 
+    def _forget(self, path: Path, relative: Path, digest: str) -> None:
+        """Remove what an earlier run made of a recording that was another one then, or was asked for otherwise."""
+        entry = self._journal.get(str(path))
+        if entry is None or (entry["sha256"], entry["settings"]) == (digest, self._asked):
+            return
+        try:
+            for name in entry["formats"]:
+                suffix = PICTURE if name == "plot" else formats.find(name).SUFFIX
+                (self._out / relative.with_suffix(suffix)).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self._out, error) from error
+        # Not before: without its outputs a recording is done again, whatever the journal says.
+        del self._journal[str(path)]
+
     def _outputs(self, relative: Path, answer: Diarization) -> dict[Path, bytes]:
         found = {}
         for name in self._suffixes:
+            if len(os.fsencode(file := self._output(relative, name).name)) > LONGEST:
+                raise BadInput(f"Bad recording '{relative}', expected a shorter name: '{file}' is too long for a file")
             data = io.BytesIO()
             if name == "plot":
                 data.write(plot.encoded(answer.plot(), PICTURE))
@@ -180,7 +202,8 @@ class AnswerFolder:
             for output, data in outputs.items():
                 output.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(output, data)
-            parts = (str(path), digest, self._asked, sorted(self._suffixes), rows)
+            there = set(self._journal[str(path)]["formats"]) if str(path) in self._journal else set()
+            parts = (str(path), digest, self._asked, sorted(there | set(self._suffixes)), rows)
             entry = dict(zip(ENTRY, parts, strict=True))
             self._journal[str(path)] = entry
             with (self._out / JOURNAL).open("ab") as journal:
@@ -245,6 +268,8 @@ def _looks(paths: Sequence[Path]) -> Iterator[tuple[Path, Look | None]]:
 
 def _look(path: Path) -> Look | None:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         stamp = _stamp(path)
         with path.open("rb") as file:
             return Look(stamp, file_digest(file, "sha256").hexdigest())

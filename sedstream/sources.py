@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from .errors import BadInput
+from .scoring.sheet import AUDIO
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".aiff", ".au"}
+SUFFIXES = frozenset(AUDIO)
 """What counts as a recording inside a folder; a file named outright may be called anything."""
 LISTS = {".txt", ".lst"}
 """Files that name one recording a line."""

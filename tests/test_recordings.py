@@ -222,6 +222,35 @@ def test_bad_files_are_told_and_the_rest_goes_on(calls: Path, tmp_path: Path) ->
     assert not (out / "errors.csv").exists()
 
 
+def test_no_answer_of_before_stands_beside_those_of_now(calls: Path, tmp_path: Path, model: Model) -> None:
+    out = tmp_path / "answers"
+    answer(calls, out, model, ["jsonl", "csv"])
+    answer(calls, out, model, ["rttm"])  # the same answers in one more format
+    formats = {suffix for name in tree(out) if name.startswith("a.") for suffix in [Path(name).suffix]}
+    assert formats == {".jsonl", ".csv", ".rttm"}
+    answer(calls, out, model, ["rttm"], labels=["neutral", "angry"])
+    assert [name for name in tree(out) if name.startswith("a.")] == ["a.rttm"]
+    (calls / "a.wav").write_text("not audio at all")
+    totals = answer(calls, out, model, ["rttm"], labels=["neutral", "angry"])
+    assert (len(totals.errors), totals.skipped) == (1, 3)
+    assert not [name for name in tree(out) if name.startswith("a.")]
+    assert str(calls / "a.wav") not in (out / "run.jsonl").read_text()
+    assert len(pd.read_csv(out / "summary.csv")["file"].unique()) == 3
+
+
+def test_what_is_no_file_or_has_too_long_a_name(calls: Path, tmp_path: Path, model: Model) -> None:
+    """One is told, and the rest is done."""
+    os.mkfifo(calls / "pipe.wav")
+    shutil.copy(calls / "a.wav", calls / f"{'b' * 246}.wav")
+    shutil.copy(calls / "a.wav", calls / f"{'c' * 251}.wav")
+    totals = answer(calls, tmp_path / "answers", model, ["csv", "jsonl"])
+    assert totals.done == 5
+    assert sorted(reason[:40] for _, reason in totals.errors) == [
+        f"Bad file '{calls / 'pipe.wav'}', expected"[:40], f"Bad recording '{'c' * 251}"[:40],
+    ]  # fmt: skip
+    assert f"{'b' * 246}.csv" in tree(tmp_path / "answers")
+
+
 def test_globs_and_list_files(calls: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("calls/a.wav\n\ncalls/north/b.flac\n")
     assert [p.name for p, _ in find_recordings([str(tmp_path / "list.txt")])] == ["a.wav", "b.flac"]

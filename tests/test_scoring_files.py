@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import parselmouth.praat
 import pytest
+import soundfile
 from nobody import as_nobody, readable_by_nobody
 from numpy.typing import NDArray
 
 from sedstream.errors import BadInput
 from sedstream.exports import formats, summary
+from sedstream.folders import AnswerFolder
 from sedstream.offline import diarize
 from sedstream.scoring import pair, read, score
-from sedstream.scoring.sheet import SECOND
+from sedstream.scoring.sheet import SECOND, stem
+from sedstream.sources import find_recordings
 from sedstream.zoo import Model
 
 RTTM = "SPEAKER {file} 1 {start} {length} <NA> <NA> {emotion} <NA> <NA>\n"
@@ -166,9 +169,6 @@ def test_fields_of_a_row(put: Put) -> None:
         ("x.csv", "", "Bad file '{}', expected a header line"),
         ("x.csv", "start,end,emotion,arousal\n0,1,sad,high\n", "Bad arousal 'high' in '{}' line 2, expected a number"),
         ("x.csv", "start,end,emotion,duration\n0,1,sad,-3\n", "Bad duration '-3' in '{}' line 2"),
-        ("x.csv", "start,end,emotion\n", "Bad annotation '{}', expected at least one segment"),
-        ("x.rttm", "", "Bad annotation '{}', expected at least one segment"),
-        ("x.jsonl", "", "Bad annotation '{}', expected at least one segment"),
         ("x.jsonl", '\n{"start": 0\n', "Bad JSON in '{}' line 2, expected an object: Expecting"),
         ("x.jsonl", '{"start": ' + "9" * 5000 + "}", "Bad JSON in '{}', expected numbers and nesting of a usual size"),
         ("x.json", "{\n\n'u': 3}", "Bad JSON in '{}' line 3, expected an object: Expecting property name"),
@@ -312,6 +312,22 @@ def test_different_channels_are_named(put: Put) -> None:
     assert score(there, here).eder == 0.5  # the hypothesis may find nothing in a channel
 
 
+def test_what_no_clock_can_hold(put: Put) -> None:
+    one = put("a.csv", "start,end,emotion\n0,1,sad\n")
+    with pytest.raises(BadInput, match="Bad collar '1e\\+300', expected seconds"):
+        score(one, one, collar=1e300)
+    with pytest.raises(BadInput, match="Bad span '0 to 1e300' in .* line 2, expected"):
+        read(put("b.csv", "start,end,emotion\n0,1e300,sad\n"))
+
+
+def test_names(put: Put) -> None:
+    for file, name in {
+        "calls/a.wav": "a", "C:\\calls\\b.aif": "b", "new\\x0aline.wav": "new\\x0aline", "x/bad\\udcff": "bad\\udcff",
+        "v1.2": "v1.2", "c.CAF": "c", ".wav": ".wav",
+    }.items():  # fmt: skip
+        assert stem(file) == name
+
+
 @pytest.mark.parametrize("collar", [-0.1, float("nan"), float("inf")])
 def test_bad_collar(put: Put, collar: float) -> None:
     path = put("x.csv", "start,end,emotion\n0,1,sad\n")
@@ -418,9 +434,37 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 def test_one_recording_in_two_files(put: Put, tmp_path: Path) -> None:
     for day in ("monday", "tuesday"):
-        put(f"ref/{day}/001.rttm", RTTM.format(file="001", start=0, length=1, emotion="sad"))
+        put(f"ref/{day}.rttm", RTTM.format(file="001", start=0, length=1, emotion="sad"))
     with pytest.raises(BadInput, match="Bad recording '001' in .*tuesday.*, expected it in one file: '.*monday.*' has"):
         read(tmp_path / "ref")
+
+
+@pytest.mark.parametrize("name", ["rttm", "csv", "jsonl", "textgrid"])
+def test_recordings_of_one_name_in_folders(
+    model: Model, speech: NDArray[np.float32], tmp_path: Path, name: str
+) -> None:
+    """What `diarize` wrote of two days scores against itself, and against another format; each day has its length."""
+    calls, answers, others = tmp_path / "calls", tmp_path / "answers", tmp_path / "others"
+    for day, end in (("monday", 48_000), ("tuesday", 80_000)):
+        (calls / day).mkdir(parents=True)
+        soundfile.write(calls / day / "call.wav", speech[:end], 16_000)
+    settings = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+    for out, kind in ((answers, name), (others, "csv")):
+        AnswerFolder(out, find_recordings([str(calls)]), [kind], model, **settings).run(lambda _: None)
+    for other in (answers, others):
+        report = score(answers, other)
+        assert (report.eder, report.seconds) == (0.0, 8.0)
+        assert set(report.files) == {"monday/call", "tuesday/call"}
+
+
+@pytest.mark.parametrize(("name", "content"), [("csv", "start,end,emotion\n"), ("rttm", ""), ("jsonl", "")])
+def test_nothing_is_felt_in_a_file_without_segments(put: Put, name: str, content: str) -> None:
+    """All of the reference is missed; the other way round all that was found is a false alarm."""
+    felt, nothing = put("a.csv", "start,end,emotion\n0,2,sad\n2,4,neutral\n"), put(f"hyp/a.{name}", content)
+    (found,) = read(nothing).values()
+    assert (found.name, found.spans, found.duration) == ("a", (), None)
+    assert score(felt, nothing).eder == 0.5
+    assert score(nothing, felt).eder == 0.5
 
 
 def test_roles_of_rttm(put: Put) -> None:

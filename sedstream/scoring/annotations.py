@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import BadInput
 from . import formats
 from .labels import vocabulary
-from .sheet import SUFFIXES, Recording, Sheet
+from .sheet import SUFFIXES, Recording, Sheet, stem
 from .textgrid import textgrid
 
 READERS = {
@@ -37,23 +38,25 @@ def read(
 
     A folder is ZED's (it holds ``ZED.json``), or holds files of these formats, at any depth; where several formats lie
     side by side, one is read, in the order of ``READERS``. The ``summary.csv`` of ``sedstream diarize`` tells how long
-    the recordings are. A file without segments is a recording of that name in which nothing is felt.
+    the recordings are. A file without segments is a recording of that name in which nothing is felt. Files of the same
+    name in different folders are different recordings, which are called by their folder too.
 
     ``labels``, ``mapping``: see :func:`~sedstream.scoring.labels.vocabulary`. Raises ``BadInput`` that names file and
     line.
     """
     source = Path(path)
     sheet = Sheet(vocabulary(labels, mapping))
-    for file in _files(source):
+    files = _files(source)
+    called = Counter(stem(file.name) for file in files)
+    for file in files:
         reader = READERS.get(file.suffix.lower())
         if reader is None:
             raise BadInput(f"Bad file '{file}', expected one of {', '.join(SUFFIXES)}")
-        sheet.turn(str(file))
+        place = "" if called[stem(file.name)] == 1 else file.parent.relative_to(source).as_posix()
+        sheet.turn(str(file), "" if place == "." else place)
         reader(file, _text(file), sheet)
     if source.is_dir() and (source / SUMMARY).is_file():
         sheet.lengths(formats.summary(_text(source / SUMMARY)))
-    if sheet.empty:
-        raise BadInput(f"Bad annotation '{path}', expected at least one segment")
     return sheet.recordings()
 
 

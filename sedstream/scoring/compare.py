@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -90,9 +89,10 @@ def compare(tracks: Sequence[Track], *, collar: float = 0.0, silence: bool = Tru
 
 def _check(collar: float) -> int:
     """The collar in nanoseconds."""
-    if not (isinstance(collar, int | float) and math.isfinite(collar) and collar >= 0):
+    found = None if isinstance(collar, str) else ticks(collar)
+    if found is None or found < 0:
         raise BadInput(f"Bad collar '{collar}', expected seconds, 0 or more")
-    return ticks(collar) or 0
+    return found
 
 
 def _result(tracks: Sequence[Track], collar: float, silence: bool) -> Result:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..errors import BadInput
-from .sheet import SECOND, Sheet, Span, stem, ticks
+from .sheet import SECOND, Sheet, Span, ticks
 
 RTTM_TYPES = frozenset(
     {"SEGMENT", "NOSCORE", "NO_RT_METADATA", "LEXEME", "NON-LEX", "NON-SPEECH", "FILLER", "EDIT", "IP", "SU", "CB"}
@@ -93,9 +93,9 @@ def table(file: Path, text: str, sheet: Sheet) -> None:
 
 
 def summary(text: str) -> dict[str, int]:
-    """The durations in a ``summary.csv`` of ``sedstream diarize``, nanoseconds by recording; none in other tables."""
+    """The durations in a ``summary.csv`` of ``sedstream diarize``, nanoseconds by file; none in other tables."""
     rows = csv.DictReader(io.StringIO(text))
-    return {stem(row.get("file") or ""): found for row in rows if (found := ticks(row.get("duration")))}
+    return {row.get("file") or "": found for row in rows if (found := ticks(row.get("duration")))}
 
 
 def lines(file: Path, text: str, sheet: Sheet) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +15,11 @@ SECOND = 1_000_000_000
 """Ticks a second. A 20 ms frame, a sample at 8 or 16 kHz and every decimal of an annotation are whole nanoseconds, so
 equal times compare equal; as floats, not even consecutive frames of 0.02 s all touch each other."""
 
-AUDIO = (".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".aiff", ".au")
+AUDIO = (
+    ".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".aiff", ".aif", ".aifc",
+    ".au", ".caf", ".w64", ".rf64", ".mka", ".mkv", ".mov", ".ac3", ".amr", ".3gp",
+)  # fmt: skip
+"""What recordings are called."""
 SUFFIXES = (".jsonl", ".csv", ".rttm", ".textgrid", ".json")
 """Annotations, in the order of preference inside a folder that holds several: what says more comes first."""
 
@@ -34,7 +40,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """The annotation of one recording, in order of time. ``name``: its file name without folder and suffix.
+    """The annotation of one recording, in order of time. ``name``: its file name without suffix, and without folder
+    where no other one is called so.
     ``duration``: nanoseconds, None when the format does not say."""
 
     name: str
@@ -48,19 +55,22 @@ class Sheet:
 
     def __init__(self, words: Vocabulary) -> None:
         self._words = words
-        self._source = ""
+        self._source = self._place = ""
         self._sources: dict[str, str] = {}
         self._files: dict[str, str] = {}
         self._spans: dict[str, list[Span]] = {}
         self._durations: dict[str, int] = {}
 
-    def turn(self, source: str) -> None:
-        """What comes now is from the annotation file ``source``."""
-        self._source = source
+    def turn(self, source: str, place: str = "") -> None:
+        """What comes now is from the annotation file ``source``; ``place``: the folder that tells it from others of its
+        name."""
+        self._source, self._place = source, place
 
     def recording(self, file: str, where: str) -> str:
         """The name of the recording ``file``, known from now on."""
         name = stem(file)
+        if self._place and name == stem(self._source):
+            name = f"{self._place}/{name}"
         if (other := self._sources.setdefault(name, self._source)) != self._source:
             raise BadInput(f"Bad recording '{name}' in {where}, expected it in one file: '{other}' has it too")
         if self._files.setdefault(name, file) != file:
@@ -106,13 +116,15 @@ class Sheet:
         self._durations[self.recording(file, where)] = duration
 
     def lengths(self, durations: Mapping[str, int]) -> None:
-        """How long recordings are, from elsewhere: of those that are known and have not told it themselves."""
-        self._durations = {name: found for name, found in durations.items() if name in self._spans} | self._durations
-
-    @property
-    def empty(self) -> bool:
-        """Neither a segment nor the length of a recording without any."""
-        return not any(self._spans.values()) and not self._durations
+        """How long recordings are, from elsewhere, by path: of those that are known and have not told it themselves."""
+        called: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for file, duration in durations.items():
+            called[stem(file)].append(("/" + "/".join(_parts(file)[:-1]), duration))
+        for name in self._spans.keys() - self._durations.keys():
+            place = "/" + name.rpartition("/")[0] if "/" in name else ""
+            found = {duration for folder, duration in called[stem(name)] if folder.endswith(place)}
+            if len(found) == 1:
+                self._durations[name] = found.pop()
 
     def recordings(self) -> dict[str, Recording]:
         """What was noted down, by name."""
@@ -125,19 +137,24 @@ class Sheet:
 
 def stem(file: str) -> str:
     """``calls/a.wav`` -> ``a``. Only known suffixes go: the identifiers of RTTM may hold dots."""
-    name = file.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    name = _parts(file)[-1]
     for suffix in (*AUDIO, *SUFFIXES):
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
 
 
+def _parts(file: str) -> list[str]:
+    """Folders and name, of Windows too; what is escaped as exports do (``\\x0a``) is no folder."""
+    return re.split(r"/|\\(?!x[0-9a-f]{2}|u[0-9a-f]{4})", file.rstrip("/"))
+
+
 def ticks(seconds: object) -> int | None:
-    """Nanoseconds; None for what is no finite number."""
+    """Nanoseconds; None for what is no finite number of them."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
         return None
     try:
-        value = float(seconds)
+        value = float(seconds) * SECOND
     except (ValueError, OverflowError):
         return None
-    return round(value * SECOND) if math.isfinite(value) else None
+    return round(value) if math.isfinite(value) else None
