@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from . import __version__, commands
 from .errors import SedstreamError
@@ -21,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()
+        return code
     except SedstreamError as error:
         print(f"sedstream: {error}", file=sys.stderr)
         return 2
@@ -29,6 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) has seen enough; keep the interpreter from complaining at exit.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Only of the output that is nowhere opened nothing is told yet.
+        expected = f"expected a file that can be written: {error.strerror}"
+        print(f"sedstream: Bad output '/dev/stdout', {expected}", file=sys.stderr)
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # not once more at the exit
+        return 2
     except KeyboardInterrupt:
         return 130
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 from conftest import DEMO
 from numpy.typing import NDArray
@@ -201,6 +202,18 @@ def test_a_bad_file_among_good_ones(clip: Path) -> None:
     result = sedstream("diarize", "missing.wav", clip)
     fails(result, "missing.wav")
     assert result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["score", "ref.csv", "ref.csv"], ["diarize", "--plan", "live"]])
+def test_an_output_that_is_full(arguments: list[str], tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "ref.csv").write_text("start,end,emotion\n0,1,sad\n")
+    command = [sys.executable, "-m", "sedstream", *arguments, *([str(clip)] if arguments[0] == "diarize" else [])]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "sedstream: Bad output '/dev/stdout', expected a file that can be written: No space left on device\n"
+    )
 
 
 def test_a_reader_that_has_seen_enough() -> None:
