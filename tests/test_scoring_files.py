@@ -165,6 +165,7 @@ def test_fields_of_a_row(put: Put) -> None:
         ("x.csv", "start,end,emotion\n,1,sad\n", "Bad span ' to 1' in '{}' line 2"),
         ("x.csv", "#\nstart,end,emotion\n0,1,sad,3\n", "Bad row of 4 fields in '{}' line 3, expected 3"),
         ("x.csv", 'start,end,emotion\n0,1,"sad\n', "Bad row in '{}' line 2, expected comma-separated values"),
+        ("x.csv", "start,End,emotion,end\n0,1,sad,2\n", "Bad header in '{}' line 1, expected 'end' once"),
         ("x.csv", "start,end\n0,1\n", "Bad header in '{}' line 1, expected start, end, emotion: 'emotion' is missing"),
         ("x.csv", "", "Bad file '{}', expected a header line"),
         ("x.csv", "start,end,emotion,arousal\n0,1,sad,high\n", "Bad arousal 'high' in '{}' line 2, expected a number"),

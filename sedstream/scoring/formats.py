@@ -81,6 +81,8 @@ def table(file: Path, text: str, sheet: Sheet) -> None:
         if not header:
             header = [name.strip().lower() for name in row]
             _require(header, "header", where)
+            if twice := next((name for name in header if header.count(name) > 1), None):
+                raise BadInput(f"Bad header in {where}, expected '{twice}' once")
             continue
         if len(row) != len(header):
             raise BadInput(f"Bad row of {len(row)} fields in {where}, expected {len(header)}")
