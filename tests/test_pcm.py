@@ -55,3 +55,22 @@ def test_channels_are_interleaved() -> None:
 def test_bad_packets(data: bytes, encoding: str, channels: int, says: str) -> None:
     with pytest.raises(BadInput, match=says):
         pcm.decode(data, encoding, channels)
+
+
+def test_a_programs_samples_as_floats() -> None:
+    """Floats as they are, not even copied when they are f32; 16 bits over their full scale; nothing is guessed."""
+    floats = np.array([[0.5, -2.0]], np.float32)
+    assert pcm.as_floats(floats) is floats
+    for other in (floats.astype(np.float64), floats.astype(np.float16), floats.tolist()):
+        assert pcm.as_floats(other).dtype == np.float32
+        assert np.array_equal(pcm.as_floats(other), floats)
+    whole = np.array([-32768, 0, 16384], np.int16)
+    for order in ("<i2", ">i2"):
+        assert pcm.as_floats(whole.astype(order)).dtype == np.float32
+        assert pcm.as_floats(whole.astype(order)).tolist() == [-1.0, 0.0, 0.5]
+    for kind in ("int32", "uint16", "uint8", "bool", "complex64"):
+        with pytest.raises(BadInput, match=f"Bad samples of type '{kind}', expected floats in -1…1 or int16"):
+            pcm.as_floats(whole.astype(kind))
+    for thing in ([0, 1], "text", None, b"\0\0"):
+        with pytest.raises(BadInput, match="Bad samples of type"):
+            pcm.as_floats(thing)
