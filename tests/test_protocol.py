@@ -13,7 +13,7 @@ from wire import CLOSE, SCHEMA, START, check_client
 
 from sedstream.errors import BadMessage
 from sedstream.serving.outbox import Letter, Outbox
-from sedstream.serving.protocol import REASONS, ServerProtocol
+from sedstream.serving.protocol import MAX_BINARY, REASONS, ServerProtocol
 from sedstream.serving.requests import (
     OPTIONAL,
     Close,
@@ -187,6 +187,17 @@ def test_the_tape_sends_again_from_any_sample() -> None:
     ]:
         tape.rewind(sample)
         assert list(tape.unsent) == expected
+
+
+def test_the_tape_cuts_what_no_message_holds() -> None:
+    tape = Tape(2, 8000, lasting=True)
+    whole = bytes(range(250)) * 10_000
+    tape.audio(whole)
+    tape.audio(b"")
+    assert [len(part) for part in tape.unsent] == [MAX_BINARY, MAX_BINARY, len(whole) - 2 * MAX_BINARY]
+    assert b"".join(part for part in tape.unsent if isinstance(part, bytes)) == whole
+    tape.rewind(MAX_BINARY)  # samples of two bytes
+    assert list(tape.unsent) == [whole[2 * MAX_BINARY :]]
 
 
 def test_the_tape_forgets_what_is_settled_and_is_bounded() -> None:

@@ -20,6 +20,7 @@ from sedstream.commands import row_of
 from sedstream.errors import BadInput, BadMessage, Unavailable
 from sedstream.serving.call import choose_plan
 from sedstream.serving.client import Client, stream_recording
+from sedstream.serving.protocol import MAX_BINARY
 from sedstream.serving.server import Server
 from sedstream.zoo import Model
 
@@ -110,6 +111,47 @@ def test_whole_telephone_calls(call: str, model: Model, clip: Path) -> None:
             found, *others = await asyncio.gather(rows_over_the_wire(url, path, 0.1, split=True), *crowd)
             assert found == expected
             assert others == [beside] * 8
+
+    asyncio.run(run())
+
+
+def test_a_client_sends_samples_of_any_number_and_type(model: Model, speech: Array) -> None:
+    """More than one message holds; 16 bits as numbers are those of the wire; what else there is has no full scale."""
+    coarse = np.round(speech * 32767).astype(np.int16)
+    assert speech.nbytes > MAX_BINARY
+
+    async def finals(url: str, encoding: str, samples: Any) -> list[tuple[float, float, str, Any]]:
+        async with Client(url, encoding=encoding, events=["emotion.final"]) as client:
+            with pytest.raises(BadInput, match="Bad samples of type 'int32', expected floats in -1…1 or int16"):
+                await client.send(coarse.astype(np.int32))
+            await client.send(samples)
+            await client.close()
+            found = [message async for message in client if message["type"] == "emotion.final"]
+        return [(m["start"], m["end"], m["emotion"], m["probs"]) for m in found]
+
+    async def run() -> None:
+        async with serving(model) as url:
+            for samples, encoding, heard in [
+                (speech, "f32le", speech),
+                (speech.tobytes(), "f32le", speech),
+                (coarse, "s16le", coarse / np.float32(32768)),
+            ]:
+                rows = sedstream.diarize(heard, rate=16_000, model=model, plan="live").rows()
+                expected = [(row["start"], row["end"], row["emotion"], row["probs"]) for row in rows]
+                assert await finals(url, encoding, samples) == expected
+
+    asyncio.run(run())
+
+
+def test_a_client_that_is_not_connected_says_so() -> None:
+    """Rather than wait for ever."""
+
+    async def run() -> None:
+        client = Client("ws://127.0.0.1:1")
+        for call in (client.send(b"\0\0"), client.discarded(1), client.pause(), client.close(), anext(aiter(client))):
+            with pytest.raises(BadInput, match="Bad client, expected one that is connected: async with Client"):
+                await asyncio.wait_for(call, 5)
+        assert not client._tape.unsent
 
     asyncio.run(run())
 

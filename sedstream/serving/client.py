@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from ..audio import pcm
 from ..audio.files import Recording
@@ -19,8 +18,6 @@ from ..errors import BadInput, Unavailable
 from .link import Link
 from .protocol import MAX_BINARY
 from .tape import CLOSE, CONTINUE, FINALIZE, PAUSE, Tape
-
-Array = NDArray[np.float32]
 
 
 class Client:
@@ -84,14 +81,17 @@ class Client:
     ) -> None:
         await self._link.close()
 
-    async def send(self, audio: Array | bytes) -> None:
-        """Bytes in the session's encoding, or samples f32 ``[n]`` or ``[n, channels]``. Waits while the server is
-        busy, or away."""
-        self._tape.audio(audio if isinstance(audio, bytes) else pcm.encode(audio, self._encoding))
+    async def send(self, audio: bytes | ArrayLike) -> None:
+        """Bytes in the session's encoding, or samples ``[n]`` or ``[n, channels]``, floats in -1…1 or int16; as many as
+        there are. Waits while the server is busy, or away."""
+        self._link.expect_open()
+        data = audio if isinstance(audio, bytes) else pcm.encode(pcm.as_floats(audio), self._encoding)
+        self._tape.audio(data)
         await self._link.flush()
 
     async def discarded(self, samples: int) -> None:
         """Tell that so many samples of each channel are lost: a gap takes their place."""
+        self._link.expect_open()
         self._tape.discarded(samples)
         await self._link.flush()
 
@@ -118,6 +118,7 @@ class Client:
         await self._ask(CLOSE)
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        self._link.expect_open()
         while True:
             message = await self._link.receive()
             if message["type"] not in self._hidden:
@@ -126,6 +127,7 @@ class Client:
                 return
 
     async def _ask(self, text: str) -> None:
+        self._link.expect_open()
         self._tape.request(text)
         await self._link.flush()
 

@@ -13,7 +13,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake, InvalidStatus, InvalidURI
 
-from ..errors import BadMessage, SedstreamError, Unavailable
+from ..errors import BadInput, BadMessage, SedstreamError, Unavailable
 from .protocol import FULL, IDLE, LEFT
 from .tape import Tape, Timeline
 
@@ -52,6 +52,11 @@ class Link:
             await socket.close()
             raise
         self._task = asyncio.create_task(self._run(socket))
+
+    def expect_open(self) -> None:
+        """Raises ``BadInput`` where nobody opened the link: to wait for it would be for ever."""
+        if self._task is None:
+            raise BadInput("Bad client, expected one that is connected: async with Client(…) as client")
 
     async def close(self) -> None:
         """Leave, whatever is under way."""

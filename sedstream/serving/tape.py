@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .protocol import MAX_BINARY
+
 PAUSE, CONTINUE = '{"type":"analysis.pause"}', '{"type":"analysis.resume"}'
 FINALIZE, CLOSE = '{"type":"finalize"}', '{"type":"close"}'
 KEPT_SECONDS = 30.0
@@ -50,8 +52,10 @@ class Tape:
         return self._lasting and self.end - self.received > self._kept
 
     def audio(self, data: bytes) -> None:
-        """Append audio; of a pause, nothing is kept once it was sent."""
-        self._append(len(data) // self._frame, data, None if self._muted else data)
+        """Append audio, in messages no larger than the server takes; of a pause, nothing is kept once it was sent."""
+        for first in range(0, len(data), MAX_BINARY):  # whole samples: 1 to 8 bytes divide it
+            part = data[first : first + MAX_BINARY]
+            self._append(len(part) // self._frame, part, None if self._muted else part)
 
     def discarded(self, samples: int) -> None:
         """Append audio that will never be sent."""
