@@ -183,7 +183,11 @@ def test_bad_input(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> N
     fails(sedstream("diarize", clip, "--device", "cuda:99"), "Bad device 'cuda:99'")
     fails(sedstream("diarize", clip, "--out", tmp_path / "no" / "out.jsonl"), "Bad output")
     fails(sedstream("serve", "--host", "0.0.0.0"), "Bad host '0.0.0.0'")
-    fails(sedstream("stream", clip, "http://127.0.0.1:1"), "Bad server")
+    fails(sedstream("serve", "--host", "a..b", "--insecure"), "Bad host 'a..b'")
+    fails(sedstream("serve", "--port", "99999"), "Bad port 99999, expected 0 to 65535")
+    fails(sedstream("serve", "--audiosocket", "-1"), "Bad port -1, expected 0 to 65535")
+    for url in ("http://127.0.0.1:1", "ws://127.0.0.1:99999/v1/stream", "ws://[::1", "ws://a..b/v1/stream"):
+        fails(sedstream("stream", clip, url), f"Bad server '{url}', expected one that listens")
 
 
 def test_nothing_half_written(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> None:

@@ -369,6 +369,8 @@ def test_port_in_use_and_foreign_hosts(model: Model) -> None:
                     pass
             with pytest.raises(BadInput, match=r"Bad host '0\.0\.0\.0', expected a loopback address"):
                 Server(model, "0.0.0.0")
+            with pytest.raises(BadInput, match="Bad port 65536, expected 0 to 65535"):
+                Server(model, port=65_536)
             with pytest.raises(Unavailable, match="HTTP 404"):
                 async with Client(server.url.replace("/v1/stream", "/v1/other")):
                     pass

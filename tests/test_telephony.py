@@ -364,6 +364,8 @@ def test_an_asterisk_call_gives_the_segments_of_the_file(model: Model, sides: Ar
                     pass
             with pytest.raises(BadInput, match="expected a loopback address"):
                 Asterisk(server, "0.0.0.0", 0)
+            with pytest.raises(BadInput, match="Bad port -1, expected 0 to 65535"):
+                Asterisk(server, "127.0.0.1", -1)
             return await watched(url, name, talk(asterisk.port))
 
     heard = asyncio.run(run())

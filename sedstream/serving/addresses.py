@@ -6,11 +6,17 @@ import errno
 import ipaddress
 import socket
 
-from ..errors import Unavailable
+from ..errors import BadInput, Unavailable
+
+
+def expect_port(port: int) -> None:
+    """Raises ``BadInput`` for a number that is no port; 0 is any free one."""
+    if not 0 <= port <= 65_535:
+        raise BadInput(f"Bad port {port}, expected 0 to 65535")
 
 
 def expect_free(host: str, port: int) -> None:
-    """Raises ``Unavailable`` if nobody can listen there now."""
+    """Raises ``Unavailable`` if nobody can listen there now, ``BadInput`` for what can be no host."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:
@@ -18,6 +24,8 @@ def expect_free(host: str, port: int) -> None:
                 probe.bind(address)
     except OSError as error:
         raise taken(host, port, error) from error
+    except UnicodeError as error:
+        raise BadInput(f"Bad host {host!r}, expected a name or an address of this machine") from error
 
 
 def taken(host: str, port: int, error: OSError) -> Unavailable:

@@ -30,6 +30,11 @@ def run(options: argparse.Namespace) -> int:
     wire = ("alerts", "resume_seconds", "idle_seconds", "max_sessions", "max_speed")
     settings = {name: getattr(options, name) for name in (*access, *wire)}
     server = Server(model, options.host, options.port, **settings)
+    asterisk = None
+    if options.audiosocket is not None:
+        # Without --insecure on loopback, wherever the server listens: AudioSocket has no place for a token.
+        host = options.host if options.insecure else "127.0.0.1"
+        asterisk = Asterisk(server, host, options.audiosocket, insecure=options.insecure)
     expect_free(options.host, options.port)  # what is wrong is said before the seconds that measuring takes
     if options.max_sessions is None:
         server.engine.capacity = capacity.capacity(capacity.measure(model))
@@ -38,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     gc.collect()
     gc.freeze()
     try:
-        return asyncio.run(_serve(server, options))
+        return asyncio.run(_serve(server, asterisk))
     finally:
         logging.shutdown()  # lines may still wait, and the command leaves without Python's own farewell
 
@@ -50,7 +55,7 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(server: Server, options: argparse.Namespace) -> int:
+async def _serve(server: Server, asterisk: Asterisk | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -65,10 +70,7 @@ async def _serve(server: Server, options: argparse.Namespace) -> int:
         loop.add_signal_handler(number, ask, number)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(server)
-        if options.audiosocket is not None:
-            # Without --insecure on loopback, wherever the server listens: AudioSocket has no place for a token.
-            host = options.host if options.insecure else "127.0.0.1"
-            asterisk = Asterisk(server, host, options.audiosocket, insecure=options.insecure)
+        if asterisk is not None:
             await stack.enter_async_context(asterisk)
             print(f"listening for AudioSocket on port {asterisk.port}", flush=True)
         print(f"listening on {server.url}", flush=True)

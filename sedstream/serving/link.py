@@ -181,7 +181,8 @@ class Link:
             if status < 500 and status != 429:
                 raised.code = "refused"  # and would be again
             raise raised from error
-        except (OSError, InvalidHandshake, InvalidURI, TimeoutError, EOFError) as error:
+        # ValueError: a port past 65,535, half an IPv6 address, a host name that can be none
+        except (OSError, InvalidHandshake, InvalidURI, TimeoutError, EOFError, ValueError) as error:
             raise Unavailable(f"Bad server {self._url!r}, expected one that listens: {error}") from error
 
     async def _enter(self, socket: ClientConnection, anew: bool) -> None:

@@ -23,7 +23,7 @@ from ..errors import BadInput
 from ..zoo import Model
 from . import operation
 from .access import Access, Refusal, bearer
-from .addresses import is_loopback, taken
+from .addresses import expect_port, is_loopback, taken
 from .admission import Admission
 from .call import Call
 from .connection import Connection
@@ -126,6 +126,7 @@ class Server:
     ) -> None:
         if tokens is None and not insecure and not is_loopback(host):
             raise BadInput(f"Bad host {host!r}, expected a loopback address, or tokens: anybody could come in")
+        expect_port(port)
         if tls_key is not None and tls_cert is None:
             raise BadInput(f"Bad TLS key '{tls_key}', expected a certificate with it")
         self.access = Access(None if tokens is None else TokenFile(tokens), allow_origin)

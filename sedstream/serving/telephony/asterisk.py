@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from ...errors import BadInput, Unavailable
-from ..addresses import is_loopback
+from ..addresses import expect_port, is_loopback
 from ..server import Server
 from .audiosocket import AudioSocket
 from .bridge import Bridge
@@ -16,13 +16,14 @@ class Asterisk:
     """``async with Asterisk(server, host, port) as asterisk``: AudioSocket on a TCP port of its own; 0 takes a free
     one (see ``port``).
 
-    Raises ``Unavailable`` when the port is taken, and ``BadInput`` for a host beyond loopback unless ``insecure``: the
-    protocol has no place for a token.
+    Raises ``Unavailable`` when the port is taken, and ``BadInput`` for one that is none, or a host beyond loopback
+    unless ``insecure``: the protocol has no place for a token.
     """
 
     def __init__(self, server: Server, host: str, port: int, *, insecure: bool = False) -> None:
         if not insecure and not is_loopback(host):
             raise BadInput(f"Bad AudioSocket host {host!r}, expected a loopback address: anybody could come in")
+        expect_port(port)
         self._server = server
         self._host = host
         self.port = port
