@@ -203,8 +203,8 @@ def stream(options: argparse.Namespace) -> int:
     from .audio.files import open_recording
     from .serving.client import stream_recording
 
-    if options.speed < 0:
-        raise BadInput(f"Bad speed {options.speed}, expected 0 or more")
+    if not 0 <= options.speed < float("inf"):
+        raise BadInput(f"Bad speed {options.speed}, expected a number above 0, or 0: as fast as it goes")
     recording = open_recording(options.path)
     token = None if options.token_file is None else _secret(options.token_file)
 
@@ -230,6 +230,8 @@ def stream(options: argparse.Namespace) -> int:
                     screen.show(row_of(message, options.path))
                 elif message["type"] == "gap":
                     print(f"sedstream: gap {message['start']:.2f}-{message['end']:.2f} s", file=sys.stderr)
+                elif message["type"] == "session.end":
+                    screen.file_done(options.path, message["duration"])
 
     asyncio.run(run())
     return 0

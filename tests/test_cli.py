@@ -108,6 +108,13 @@ def test_server_and_client(clip: Path, tmp_path: Path) -> None:
             port = url.split(":")[2].split("/")[0]
             fails(sedstream("serve", "--port", port), "it is in use")
             fails(sedstream("stream", clip, url, "--labels", "neutral,cross"), "Bad label 'cross'")
+            quiet = tmp_path / "quiet.wav"
+            soundfile.write(quiet, np.zeros(80_000), 16_000)
+            table = sedstream("stream", quiet, url, "--speed", "0", "--format", "table")
+            assert table.stdout == f"\n{quiet}\n  no speech in 5.00 s\n", table.stderr
+            assert table.stdout == sedstream("diarize", quiet, "--format", "table").stdout
+            for speed in ("nan", "inf", "-1"):
+                fails(sedstream("stream", clip, url, "--speed", speed), f"Bad speed {float(speed)}, expected")
         finally:
             server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
