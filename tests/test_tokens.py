@@ -170,6 +170,17 @@ def test_the_meter_holds_the_rate_whatever_the_packets() -> None:
     assert meter.take(1500, 1000, 1000.0) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("held", ["sed_one\nsed_two\n", "sed_one sed_two", "sed_one\0", "sed_oné", "\n"])
+def test_a_client_never_shows_what_can_be_no_token(
+    held: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "token"
+    path.write_text(held)
+    assert main(["stream", str(clip), "ws://127.0.0.1:1/v1/stream", "--token-file", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told == "sedstream: Bad token, expected one line of printable ASCII characters without blanks\n"
+
+
 @pytest.mark.parametrize("origin", ["desk.example", "https://desk.example/", "ftp://x", "null", "*", "https://a@b.c"])
 def test_a_bad_origin_is_told(origin: str) -> None:
     Access(origins=["https://desk.example", "http://localhost:3000"])

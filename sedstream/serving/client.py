@@ -63,7 +63,7 @@ class Client:
         self._configure(events, alerts)
         options: dict[str, Any] = {} if tls_ca is None else {"ssl": _trusting(tls_ca)}
         if token is not None:
-            options["additional_headers"] = {"Authorization": f"Bearer {token}"}
+            options["additional_headers"] = {"Authorization": f"Bearer {_clean(token)}"}
         self._tape = Tape(pcm.SAMPLE_BYTES.get(encoding, 1) * channels, rate, lasting=reconnect)
         self._link = Link(url, options, self._start, self._tape, rate, lasting=reconnect)
 
@@ -140,6 +140,13 @@ class Client:
         given = {key: list(value) for key, value in fields.items() if value is not None}
         self._start |= given
         return given
+
+
+def _clean(token: str) -> str:
+    """A token that fits in a header: the error of one that does not would show it."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise BadInput("Bad token, expected one line of printable ASCII characters without blanks")
+    return token
 
 
 def _trusting(path: str | Path) -> ssl.SSLContext:
