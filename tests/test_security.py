@@ -22,6 +22,7 @@ from sedstream.audio import pcm
 from sedstream.commands import row_of
 from sedstream.errors import BadInput, BadMessage, Unavailable
 from sedstream.serving import guarded, tokens
+from sedstream.serving.call import choose_channels
 from sedstream.serving.client import Client
 from sedstream.serving.server import Server
 from sedstream.zoo import Model
@@ -445,7 +446,7 @@ async def _negotiated(url: str, version: ssl.TLSVersion) -> str:
 
 
 def test_the_agent_is_not_analysed(model: Model, speech: Array) -> None:
-    """Whatever the case of its role: told in ``session.ready``, and no event is of its channel."""
+    """However its role is written: told in ``session.ready``, and no event is of its channel."""
     stereo = np.stack([speech[:96_000], speech[::-1][:96_000]], axis=1)
     rows = list(sedstream.diarize(stereo, rate=16_000, model=model, plan="live", channels="split").rows())
 
@@ -467,8 +468,10 @@ def test_the_agent_is_not_analysed(model: Model, speech: Array) -> None:
             for roles, kept in ((("customer", "Agent"), 0), (("AGENT", "customer"), 1)):
                 only = [row for row in expected if row[0] == kept]
                 assert await finals(server.url, *roles) == ([kept], only)
-            with pytest.raises(BadMessage, match="Bad role 'agent', expected a customer"):
-                await finals(server.url, "agent")
+            for role in ("agent", "Agent ", "\tagent\n", "\xa0AGENT", "agent\u200b", "\ufeffagent", "(agent)"):
+                with pytest.raises(BadMessage, match="Bad role 'agent', expected a customer"):
+                    await finals(server.url, role)
+            assert choose_channels(["agent's customer", "agente", "", None], False) == [0, 1, 2, 3]
         async with Server(model, port=0, allow_agent=True) as server:
             assert await finals(server.url, "customer", "agent") == ([0, 1], expected)
 

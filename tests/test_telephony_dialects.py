@@ -163,6 +163,9 @@ def test_twilio_roles_and_tracks() -> None:
     messages = twilio({"outbound": bytes(160)})
     messages[1]["start"]["customParameters"] = {"outbound": "customer"}
     assert Line(Twilio()).send(messages).begin.roles == ("customer",)
+    messages[1]["start"] |= {"tracks": ["inbound"], "customParameters": {" Inbound": "agent"}}
+    assert Line(Twilio()).send(messages[:2]).begin.roles == ("agent",)
+    messages[1]["start"] |= {"tracks": ["outbound"]}
     messages[1]["start"]["customParameters"] = {"outbound": "boss"}
     assert Line(Twilio()).code(messages[1]) == ("bad_value", True)
     messages[1]["start"] |= {"customParameters": {}, "callSid": "\ud800"}  # could be told to no follower

@@ -59,7 +59,7 @@ class Call:
         """Why the call is over, as a close code, once everything about it was said."""
         self._server, self._say = server, say
         self._events, self._own_rules = start.events, start.alerts
-        self._channels = _analysed(start.roles, server.allow_agent)
+        self._channels = choose_channels(start.roles, server.allow_agent)
         split = start.channels > 1 and not start.mix
         # Of two sides of which one is not analysed, the engine gets only the other.
         self._only = self._channels if split and len(self._channels) == 1 else None
@@ -304,9 +304,11 @@ class Call:
         return message
 
 
-def _analysed(roles: Sequence[str | None], allow_agent: bool) -> list[int]:
+def choose_channels(roles: Sequence[str | None], allow_agent: bool) -> list[int]:
     """The channels that may be analysed. Raises ``BadInput`` when there is none."""
-    channels = [n for n, role in enumerate(roles) if allow_agent or role is None or role.lower() != AGENT]
+    # By its letters alone: 'Agent ' and '(agent)' are no other role, nor is one with a mark that nobody sees.
+    bare = ["".join(filter(str.isalnum, role or "")).lower() for role in roles]
+    channels = [n for n, role in enumerate(bare) if allow_agent or role != AGENT]
     if not channels:
         raise BadInput("Bad role 'agent', expected a customer: this server does not analyse agents (--allow-agent)")
     return channels

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import BadInput
 from .. import requests
 from ..access import Visit
-from ..call import Call
+from ..call import Call, choose_channels
 from .aligned import Aligned, Together
-from .call import AGENT, Begin
+from .call import Begin
 
 if TYPE_CHECKING:
     from ..server import Server
@@ -31,12 +30,10 @@ class Leg:
         self.owner = owner
         self.tell: Callable[[dict[str, Any]], None] | None = None
         self._positions = [0] * len(begin.roles)
-        analysed = [n for n, role in enumerate(begin.roles) if server.allow_agent or role != AGENT]
+        analysed = choose_channels(begin.roles, server.allow_agent)
         self._columns = {channel: column for column, channel in enumerate(analysed)}
         self._aligned = Aligned(len(analysed))
         self._over = asyncio.Event()
-        if not analysed:
-            raise BadInput("Bad role 'agent', expected a customer: this server does not analyse agents (--allow-agent)")
         roles = tuple(begin.roles[channel] for channel in analysed)
         self._call = Call(server, requests.Start("f32le", begin.rate, len(analysed), roles), self._say, name)
 

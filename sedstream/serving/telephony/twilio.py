@@ -81,7 +81,7 @@ class _Track:
 
 class Twilio:
     """One stream. ``customParameters`` of the ``<Stream>`` bring the ``token``, and may name who speaks on a track:
-    ``inbound=agent``."""
+    ``inbound=agent``, whatever the case of the name."""
 
     def __init__(self) -> None:
         self._stream: str | None = None
@@ -148,9 +148,10 @@ class Twilio:
             raise bad("customParameters", named, "an object")
         present = [track for track in TRACKS if track in tracks]
         roles = {"inbound": CUSTOMER, "outbound": AGENT}
+        said = {name.strip().lower(): value for name, value in named.items()}  # or an agent would be analysed unnoticed
         for track in present:
-            if track in named:
-                roles[track] = word(named, track, known=(CUSTOMER, AGENT))
+            if track in said:
+                roles[track] = word(said, track, known=(CUSTOMER, AGENT))
         self._stream = stream
         self._tracks = {track: _Track(channel) for channel, track in enumerate(present)}
         roles_present = tuple(roles[track] for track in present)
