@@ -4,8 +4,9 @@ platform that breaks off, lies or is not let in gets."""
 import asyncio
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -442,6 +443,23 @@ def test_bad_platforms_get_a_code_and_hurt_nobody(model: Model, coded: bytes, ex
             return heard
 
     assert finals(asyncio.run(run())) == expected
+
+
+def test_a_call_that_failed_is_told_once_in_the_log(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """However much has arrived behind what nobody understands."""
+
+    async def run() -> None:
+        async with serving(model) as (server, _), Asterisk(server, "127.0.0.1", 0) as asterisk:
+            reader, writer = await asyncio.open_connection("127.0.0.1", asterisk.port)
+            bad = packet(0x01, bytes(16)) + packet(0x10, bytes(640)) + packet(0x10, b"odd")
+            writer.write(bad + packet(0x10, bytes(640)) * 1000)
+            with suppress(ConnectionResetError):  # it closes on what it has not read
+                assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(run())
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"call {uuid.UUID(int=0)}: Bad audio packet of 3 bytes, expected a multiple of 2"]
 
 
 def test_a_server_that_goes_away_finishes_its_calls(model: Model, coded: bytes) -> None:

@@ -150,7 +150,8 @@ class Bridge:
 
     def _complain(self, error: SedstreamError) -> None:
         told = error if isinstance(error, BadMessage) else BadMessage(error.code, str(error))
-        log.log(logging.WARNING if told.fatal else logging.INFO, "call %s: %s", self._stream, told)
+        if not self._failed:  # what comes behind it is not understood either
+            log.log(logging.WARNING if told.fatal else logging.INFO, "call %s: %s", self._stream, told)
         if not told.fatal:
             return
         code = FULL if error.code == "full" else FAILED if isinstance(error, Unavailable) else BROKE_PROTOCOL
