@@ -204,13 +204,17 @@ def test_the_operators_file(tmp_path: Path) -> None:
         '[[alert]]\nname = "anger"\nlabel = "angry"\nthreshold = 0.7\nrelease = 0.4\nmin_duration = 2\n'
         '[[webhook]]\nurl = "http://127.0.0.1:1/hook"\nsecret = "s"\n'
     )
-    rules, [hook] = read_alerts(path)
+    rules, [hook] = read_alerts(path, LABELS)
     assert rules == (ANGRY,)
     assert hook.url == "http://127.0.0.1:1/hook"
     for text, message in [
         ("[[alert", "Bad alerts file '.*alerts.toml', expected TOML"),
         ("[[alarm]]", r"Bad table 'alarm', expected \[\[alert\]\] or \[\[webhook\]\] \(in '.*alerts.toml'\)"),
         ('[[alert]]\nname = "a"', "Bad alert 'a', expected either"),
+        (
+            '[[alert]]\nname = "a"\nlabel = "angri"\nthreshold = 0.5',
+            r"Bad label 'angri' of alert 'a', expected one of neutral, angry \(in '.*alerts.toml'\)",
+        ),
         ('[[webhook]]\nurl = "http://x"', "Bad .*webhook.*, expected url and secret"),
         ('[[webhook]]\nurl = "ftp://x"\nsecret = "s"', "Bad webhook url 'ftp://x', expected http"),
         ('[[webhook]]\nurl = "http://x"\nsecret = "whsec_?"', "Bad secret of a webhook"),
@@ -221,9 +225,9 @@ def test_the_operators_file(tmp_path: Path) -> None:
     ]:
         path.write_text(text)
         with pytest.raises(BadInput, match=message):
-            read_alerts(path)
+            read_alerts(path, LABELS)
     with pytest.raises(BadInput, match="Bad alerts file '.*none.toml', expected one that can be read"):
-        read_alerts(tmp_path / "none.toml")
+        read_alerts(tmp_path / "none.toml", LABELS)
 
 
 class Service:

@@ -285,10 +285,15 @@ def test_events_and_alerts_change_while_it_runs(model: Model, audio: bytes, tmp_
     path = tmp_path / "alerts.toml"
     path.write_text('[[alert]]\nname = "speech"\ntrack = "arousal"\nthreshold = 0.0\nmin_duration = 0.5\n')
     rule = {"name": "mine", "track": "arousal", "threshold": 0.0, "on": "provisional"}
+    angry = {"name": "mine", "label": "angry", "threshold": 0.5}
 
     async def run() -> None:
         async with Server(model, port=0, alerts=path) as server:
-            socket, ready = await begin(server.url, events=["alert", "emotion.final"])
+            _, refused = await begin(server.url, alerts=[rule | {"name": "speech"}])
+            assert refused["code"] == "bad_value"
+            assert refused["message"] == "Bad alert name 'speech', expected one that no rule of the server has"
+            labels = ["neutral", "happy"]
+            socket, ready = await begin(server.url, events=["alert", "emotion.final"], labels=labels)
             assert ready["alerts"] == ["speech"]
             await socket.send(audio)
             await socket.send(json.dumps({"type": "finalize"}))
@@ -299,10 +304,10 @@ def test_events_and_alerts_change_while_it_runs(model: Model, audio: bytes, tmp_
             assert (alert["name"], alert["state"]) == ("speech", "begin")
             assert all(known[cited["seg"]] == (cited["start"], cited["end"]) for cited in alert["segments"])
             assert alert["start"] == alert["segments"][0]["start"]
-            bad = {"type": "session.update", "alerts": [{"name": "mine"}]}
-            await socket.send(json.dumps(bad))
-            [error] = await until(socket, "error")
-            assert error["code"] == "bad_value"
+            for bad in ({"name": "mine"}, angry | {"label": "angri"}, angry, rule | {"name": "speech"}):
+                await socket.send(json.dumps({"type": "session.update", "alerts": [bad]}))
+                [error] = await until(socket, "error")
+                assert error["code"] == "bad_value"
             update = {"type": "session.update", "events": ["alert"], "alerts": [rule]}
             await socket.send(json.dumps(check_client(update)))
             [updated] = await until(socket, "session.updated")

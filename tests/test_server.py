@@ -213,6 +213,7 @@ def test_finalize_and_chosen_events(model: Model, speech: Array) -> None:
     asyncio.run(run())
 
 
+RULE = {"name": "a", "label": "angry", "threshold": 0.5}
 BAD = [
     (["{not json"], "bad_json", 1008),
     (["[" * 50_000], "bad_json", 1008),
@@ -242,6 +243,8 @@ BAD = [
     ([START | {"events": ["everything"]}], "bad_value", 1008),
     ([START | {"alerts": [{"name": "a", "label": "angry"}]}], "bad_value", 1008),
     ([START | {"alerts": {}}], "bad_value", 1008),
+    ([START | {"alerts": [RULE | {"label": "angri"}]}], "bad_value", 1008),
+    ([START | {"alerts": [RULE], "labels": ["neutral", "sad"]}], "bad_value", 1008),
     ([START | {"resume": "token"}], "bad_value", 1008),
     ([START | {"resume": {"token": "x", "seq": -2}}], "bad_value", 1008),
     ([START | {"resume": {"token": "x", "seq": 0}}], "unknown_session", 1008),

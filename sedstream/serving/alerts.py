@@ -44,8 +44,8 @@ class Rule:
     on: str = "final"
 
     def value(self, segment: Segment, labels: Sequence[str]) -> float:
-        """The number that the rule looks at; 0 for a label that the session does not have, or an arousal that its model
-        does not tell."""
+        """The number that the rule looks at; 0 for a label that the session left out, or an arousal that its model does
+        not tell."""
         if self.label is None:
             return segment.arousal_mean or 0.0
         return segment.probs[labels.index(self.label)] if self.label in labels else 0.0
@@ -207,6 +207,17 @@ def parse_rules(tables: object) -> tuple[Rule, ...]:
         if names.count(name) > 1:
             raise BadInput(f"Bad alert name {name!r}, expected each name once")
     return rules
+
+
+def check_rules(rules: Sequence[Rule], labels: Sequence[str], others: Sequence[Rule] = ()) -> None:
+    """Raises ``BadInput`` for a rule that could never fire, as its label is none of ``labels``, or that could not be
+    told from one of ``others`` by its name."""
+    names = [rule.name for rule in others]
+    for rule in rules:
+        if rule.label is not None and rule.label not in labels:
+            raise _bad(rule.name, "label", rule.label, f"one of {', '.join(labels)}")
+        if rule.name in names:
+            raise BadInput(f"Bad alert name {rule.name!r}, expected one that no rule of the server has")
 
 
 def _parse_rule(table: object, number: int) -> Rule:

@@ -20,7 +20,7 @@ from ..manifest import Manifest
 from .alerts import Alert, Alerts
 from .operation import SHUTDOWN
 from .protocol import BROKE_PROTOCOL, DONE, FAILED, LEFT
-from .requests import OPTIONAL, Audio, Close, Continue, Discarded, Finalize, Pause, Start, Update
+from .requests import OPTIONAL, Audio, Close, Continue, Discarded, Finalize, Pause, Start, Update, check_alerts
 
 if TYPE_CHECKING:
     from .server import Server
@@ -41,7 +41,7 @@ class Call:
     """One session. ``say`` gets every message that the client asked for, with its ``type`` and ``session``, on the
     event loop; so do those who watch.
 
-    Raises ``BadInput``, ``BadModel`` for a start that cannot be served, ``Unavailable`` when there is no room.
+    Raises ``BadInput``, ``BadMessage``, ``BadModel`` for a start that cannot be served, ``Unavailable`` when full.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Call:
         """Why the call is over, as a close code, once everything about it was said."""
         self._server, self._say = server, say
         self._events, self._own_rules = start.events, start.alerts
+        check_alerts(start.alerts, manifest.choose(start.labels), server.rules)
         self._channels = choose_channels(start.roles, server.allow_agent)
         split = start.channels > 1 and not start.mix
         # Of two sides of which one is not analysed, the engine gets only the other.
@@ -100,7 +101,8 @@ class Call:
         }
 
     async def obey(self, request: Audio | Discarded | Finalize | Pause | Continue | Update | Close) -> None:
-        """Do what the client asks, and wait while too much audio is unanswered. Raises ``BadInput``."""
+        """Do what the client asks, and wait while too much audio is unanswered. Raises ``BadInput``,
+        ``BadMessage``."""
         if isinstance(request, Update):
             self._update(request)
         elif not self._reason:
@@ -233,6 +235,7 @@ class Call:
 
     def _update(self, update: Update) -> None:
         if update.alerts is not None:
+            check_alerts(update.alerts, self._stream.labels, self._server.rules, fatal=False)
             for channel, alert in self._alerts.change((*self._server.rules, *update.alerts)):
                 self._alarm(channel, alert)
             self._own_rules = update.alerts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..audio import pcm
 from ..errors import BadInput, BadMessage
-from .alerts import MAX_NAME, Rule, parse_rules
+from .alerts import MAX_NAME, Rule, check_rules, parse_rules
 
 VERSION = 1
 MIN_RATE, MAX_RATE = 8_000, 48_000
@@ -149,6 +149,14 @@ def parse_update(message: Mapping[str, Any]) -> Update:
     except BadMessage as error:
         error.fatal = False
         raise
+
+
+def check_alerts(rules: Sequence[Rule], labels: Sequence[str], others: Sequence[Rule], *, fatal: bool = True) -> None:
+    """Check rules of a session by its ``labels`` and by ``others``, the server's. Raises ``BadMessage``."""
+    try:
+        check_rules(rules, labels, others)
+    except BadInput as error:
+        raise BadMessage("bad_value", str(error), fatal=fatal) from error
 
 
 def parse_discarded(message: Mapping[str, Any], rate: int) -> Discarded:

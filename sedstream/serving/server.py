@@ -136,7 +136,7 @@ class Server:
         self._closing: set[asyncio.Task[None]] = set()
         self.model = model
         self.sessions: dict[Session, Call] = {}
-        self.rules, self.webhooks = ((), ()) if alerts is None else read_alerts(alerts)
+        self.rules, self.webhooks = ((), ()) if alerts is None else read_alerts(alerts, model.manifest.labels)
         self.hub = Hub()
         self.lines = Lines(resume_seconds)
         self.legs = Legs(self)

@@ -20,14 +20,14 @@ import threading
 import time
 import tomllib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import BadInput
-from .alerts import Rule, parse_rules
+from .alerts import Rule, check_rules, parse_rules
 
 QUEUED = 1_000
 """Alerts that may wait for a service that does not answer; the next ones are dropped and counted."""
@@ -153,8 +153,9 @@ def sign(key: bytes, name: str, timestamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
-def read_alerts(path: str | Path) -> tuple[tuple[Rule, ...], tuple[Webhook, ...]]:
-    """An operator's TOML file: ``[[alert]]`` rules, and ``[[webhook]]`` with ``url`` and ``secret``.
+def read_alerts(path: str | Path, labels: Sequence[str]) -> tuple[tuple[Rule, ...], tuple[Webhook, ...]]:
+    """An operator's TOML file: ``[[alert]]`` rules over the ``labels`` of the model, and ``[[webhook]]`` with ``url``
+    and ``secret``.
 
     Raises ``BadInput`` naming the file and what is wrong in it.
     """
@@ -166,7 +167,9 @@ def read_alerts(path: str | Path) -> tuple[tuple[Rule, ...], tuple[Webhook, ...]
         hooks = tables.get("webhook", [])
         if not isinstance(hooks, list):
             raise BadInput("Bad [webhook], expected [[webhook]]")
-        return parse_rules(tables.get("alert", [])), tuple(_read_hook(hook) for hook in hooks)
+        rules = parse_rules(tables.get("alert", []))
+        check_rules(rules, labels)
+        return rules, tuple(_read_hook(hook) for hook in hooks)
     except OSError as error:
         raise BadInput(f"Bad alerts file '{path}', expected one that can be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
