@@ -18,8 +18,8 @@ import soundfile
 
 import sedstream
 from sedstream.grid import HOP, seconds
+from sedstream.loop import tick
 from sedstream.stream import Stream
-from sedstream.tick import tick
 from sedstream.zoo import Model, one_core
 
 from .callers import quantile

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import BadInput, BadMessage, BadModel, SedstreamError, Unavailable
     from .events import Segment
+    from .loop import tick
     from .offline import Diarization, diarize
     from .recordings import diarize_many
     from .serving.client import Client
     from .stream import Stream
-    from .tick import tick
     from .zoo import Model, load
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ _HOME = {
     "diarize": "offline",
     "diarize_many": "recordings",
     "load": "zoo",
-    "tick": "tick",
+    "tick": "loop",
 }
 
 __all__ = [

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from .audio.files import open_recording
 from .grid import HOP, RATE, seconds
+from .loop import tick
 from .stream import Stream
-from .tick import tick
 from .zoo import Model, one_core
 
 SHARE = 0.6

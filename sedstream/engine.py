@@ -16,10 +16,10 @@ from .audio.resample import Resampler
 from .audio.ring import Ring
 from .errors import BadInput, SedstreamError, Unavailable
 from .grid import RATE, seconds
+from .loop import tick
 from .schedule import SHARE, Lane, Schedule
 from .session import Delivery, Session
 from .stream import Stream
-from .tick import tick
 from .zoo import Model, one_core
 
 __all__ = ["Delivery", "Engine", "Session"]

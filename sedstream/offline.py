@@ -18,9 +18,9 @@ from .events import End, Event, Final, Segment, Update, segment_fields
 from .exports import formats
 from .exports.screen import write_whole
 from .grid import HOP, RATE
+from .loop import tick
 from .manifest import DEFAULT
 from .stream import Stream
-from .tick import tick
 from .whole import WholeStream
 from .zoo import Model, load
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from .audio.files import open_recording
 from .errors import BadInput, SedstreamError
 from .grid import HOP
+from .loop import tick
 from .manifest import DEFAULT
 from .offline import Diarization, Run
-from .tick import tick
 from .zoo import Model, load, one_core
 
 Array = NDArray[np.float32]

@@ -21,7 +21,7 @@ FLOORS = [
     {"zoo"},
     {"block"},
     {"stream"},
-    {"schedule", "tick", "whole"},
+    {"loop", "schedule", "whole"},
     {"offline"},
     {"session"},
     {"engine", "recordings", "sources"},
@@ -104,6 +104,17 @@ def test_the_public_names_exist() -> None:
     assert all(getattr(sedstream, name) is not None for name in sedstream.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         sedstream.nothing  # noqa: B018
+
+
+def test_no_public_name_is_a_modules() -> None:
+    """Python puts a module that is imported in its package, in the place of what else would have its name there."""
+    import sedstream
+
+    assert not set(sedstream.__all__) & {home(path) for path in MODULES}
+    script = "from sedstream import *; import sedstream.offline; print(diarize.__name__, tick.__name__, "
+    script += "sedstream.tick.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "diarize tick tick\n"
 
 
 def test_ruff_and_mypy_are_clean() -> None:

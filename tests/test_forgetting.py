@@ -18,13 +18,13 @@ from sedstream.encoders.cached import Memory
 from sedstream.encoders.relay import OLDER, Before, turn, two
 from sedstream.events import Final, Segment
 from sedstream.grid import HOP, PERIOD, RATE, Plan
+from sedstream.loop import tick
 from sedstream.manifest import Manifest
 from sedstream.speech import relay, silero
 from sedstream.speech.level import FADE, MOST, SOFT, Level
 from sedstream.speech.relay import Relay, State, new_state
 from sedstream.speech.silero import CHUNK, CONTEXT, Silero
 from sedstream.stream import Stream
-from sedstream.tick import tick
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]

@@ -14,9 +14,9 @@ from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput, BadModel
 from sedstream.events import Update
 from sedstream.grid import HOP
+from sedstream.loop import tick
 from sedstream.manifest import Manifest, find, installed, read
 from sedstream.stream import Stream
-from sedstream.tick import tick
 from sedstream.training.publish import publish
 from sedstream.zoo import Model, load
 

@@ -20,9 +20,9 @@ from sedstream.errors import BadInput, BadModel
 from sedstream.events import End, Final, SpeechEnd, SpeechStart, parse_segment, to_wire
 from sedstream.exports.summary import rows
 from sedstream.grid import HOP, Plan
+from sedstream.loop import tick
 from sedstream.serving.call import choose_plan
 from sedstream.stream import Stream
-from sedstream.tick import tick
 from sedstream.whole import WholeStream
 from sedstream.zoo import load
 

@@ -13,8 +13,8 @@ from sedstream.decoding.cadence import CADENCE
 from sedstream.errors import BadInput, BadModel
 from sedstream.events import Arousal, End, Event, Final, Flushed, Gap, SpeechEnd, SpeechStart, Update
 from sedstream.grid import HOP, frames_of
+from sedstream.loop import tick
 from sedstream.stream import Stream
-from sedstream.tick import tick
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]

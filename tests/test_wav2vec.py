@@ -18,9 +18,9 @@ from sedstream.encoders.wav2vec import STRIDES, Wav2VecEncoder
 from sedstream.errors import BadInput, BadModel
 from sedstream.events import Update
 from sedstream.grid import HOP, Plan
+from sedstream.loop import tick
 from sedstream.manifest import Manifest
 from sedstream.stream import Stream
-from sedstream.tick import tick
 from sedstream.training.publish import publish
 from sedstream.zoo import Model, load
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from sedstream.events import Final, Segment
 from sedstream.grid import HOP
+from sedstream.loop import tick
 from sedstream.scoring.sheet import Span
 from sedstream.scoring.tracks import Track
 from sedstream.stream import Stream
-from sedstream.tick import tick
 from sedstream.training.corpora import Utterance
 from sedstream.zoo import Model, one_core
 
