@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .audio.pcm import as_floats
 from .block import Block
 from .decoding.cadence import Cadence, Point
 from .decoding.decoder import Decoder, quantise
@@ -99,13 +100,13 @@ class Stream:
         """Samples that no block has answered for yet."""
         return max(0, self._written - (self._origin + self._index * self.plan.step) * HOP)
 
-    def write(self, samples: Array, *, lost: bool = False) -> None:
-        """Append ``[n]`` samples, f32 at 16 kHz; ``lost``: they only stand for audio that is missing, as a ``gap``
-        event tells.
+    def write(self, samples: Array | NDArray[np.int16], *, lost: bool = False) -> None:
+        """Append ``[n]`` samples at 16 kHz, floats in -1…1 or int16; ``lost``: they only stand for audio that is
+        missing, as a ``gap`` event tells.
 
-        Raises ``BadInput`` for another shape, NaN, infinity, or after close.
+        Raises ``BadInput`` for another shape or type, NaN, infinity, or after close.
         """
-        samples = np.asarray(samples, np.float32)
+        samples = as_floats(samples)
         if samples.ndim != 1:
             raise BadInput(f"Bad samples of shape {samples.shape}, expected one channel [n]")
         if not np.isfinite(samples).all():

@@ -231,6 +231,11 @@ def test_memory_is_bounded(model: Model, speech: Array) -> None:
     assert max(sizes[1:]) <= 2 * stream.plan.window * HOP * 4
 
 
+def test_16_bit_samples_are_as_loud_as_their_floats(model: Model, speech: Array) -> None:
+    integers = np.rint(speech[:60_000] * 32768).astype(np.int16)
+    assert run(model, [[integers]]) == run(model, [[integers / np.float32(32768)]])
+
+
 def test_labels_restrict_and_renormalise(model: Model, speech: Array) -> None:
     chosen = ["angry", "neutral"]
     stream = Stream(model.manifest, labels=chosen)
@@ -251,6 +256,7 @@ def test_labels_restrict_and_renormalise(model: Model, speech: Array) -> None:
         (np.array([0, np.nan], np.float32), "expected finite"),
         (np.array([np.inf], np.float32), "expected finite"),
         (np.zeros((4, 2), np.float32), r"shape \(4, 2\), expected one channel"),
+        (np.zeros(4, np.int32), "^Bad samples of type int32, expected floats in -1…1, or int16$"),
     ],
 )
 def test_bad_samples(samples: Array, says: str, model: Model) -> None:

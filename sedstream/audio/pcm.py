@@ -53,6 +53,23 @@ def decode(data: bytes | bytearray | memoryview, encoding: str, channels: int = 
     return samples.reshape(-1, channels)
 
 
+def as_floats(samples: ArrayLike) -> Samples:
+    """An array of samples as f32: floats as they are, 16-bit integers, as sound files hold them, from their range to
+    -1…1.
+
+    Raises ``BadInput`` for what is neither: of other integers nobody can tell how loud the loudest is.
+    """
+    try:
+        array = np.asarray(samples)
+    except (TypeError, ValueError) as error:  # rows of different lengths, say
+        raise BadInput(f"Bad samples, expected an array of floats or int16: {error}") from error
+    if array.dtype.kind == "i" and array.dtype.itemsize == 2:
+        return array.astype(np.float32) / np.float32(32768)
+    if array.dtype.kind != "f":
+        raise BadInput(f"Bad samples of type {array.dtype}, expected floats in -1…1, or int16")
+    return array.astype(np.float32, copy=False)
+
+
 def encode(samples: Samples, encoding: str) -> bytes:
     """Samples (any shape, f32 in -1…1, clipped) to bytes in row order. Raises ``BadInput`` for an unknown encoding."""
     _width(encoding)
