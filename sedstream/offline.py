@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio.files import BLOCK_SECONDS, Recording, open_recording
-from .audio.resample import Resampler
+from .audio.pcm import as_floats
+from .audio.resample import MAX_RATE, MIN_RATE, Resampler
 from .errors import BadInput, Unavailable
 from .events import End, Event, Final, Segment, Update, segment_fields
 from .exports import formats
@@ -109,17 +110,19 @@ class Diarization:
         formats.write(self, formats.by_suffix(Path(path).suffix), data)
         write_whole(Path(path), data.getvalue())
 
-    def plot(self, samples: Array | None = None, rate: int | None = None) -> matplotlib.figure.Figure:
+    def plot(
+        self, samples: Array | NDArray[np.int16] | None = None, rate: int | None = None
+    ) -> matplotlib.figure.Figure:
         """Waveform, segments and the arousal curve of each channel as a picture; it shows itself in a notebook.
 
-        The waveform is read from the file again, or drawn from ``samples`` ``[n]`` or ``[n, channels]`` at ``rate`` Hz.
+        The waveform is read from the file again, or drawn from ``samples`` as :func:`diarize` takes them.
         Raises ``Unavailable`` without matplotlib.
         """
         from .exports.plot import figure
 
         if samples is None and self.file:
             samples, rate = _waveform(open_recording(self.file))
-        return figure(self, samples, rate)
+        return figure(self, None if samples is None else as_floats(samples), rate)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One dictionary a segment, with the wire's names, in order of start and channel."""
@@ -130,7 +133,7 @@ class Diarization:
 
 
 def diarize(
-    source: str | Path | Array,
+    source: str | Path | Array | NDArray[np.int16],
     *,
     rate: int | None = None,
     model: str | Path | Model = DEFAULT,
@@ -142,7 +145,7 @@ def diarize(
     frames: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> Diarization:
-    """Diarize a file, or samples ``[n]`` or ``[n, 1…2]`` in -1…1 at ``rate`` Hz.
+    """Diarize a file, or samples ``[n]`` or ``[n, 1…2]`` at ``rate`` Hz: floats in -1…1, or int16.
 
     ``plan``: ``batch`` (longer context, the default), ``live`` (what a live session answers, to the bit), or another of
     the model's.
@@ -151,23 +154,18 @@ def diarize(
     ``BadModel``, ``Unavailable``.
     """
     if isinstance(source, (str, Path)):
+        if rate is not None:
+            raise BadInput(f"Bad rate {rate!r} of '{source}', expected none: a file has its own")
         recording = open_recording(source)
-        name, rate, width = str(source), recording.rate, recording.channels
+        name, hertz, width = str(source), recording.rate, recording.channels
         blocks: Iterable[Array] = recording.blocks()
     else:
-        array = np.asarray(source, np.float32)
-        array = array[:, None] if array.ndim == 1 else array
-        if rate is None:
-            raise BadInput("Bad rate None, expected the sample rate of the array in Hz")
-        if array.ndim != 2 or not 1 <= array.shape[1] <= 2:
-            raise BadInput(f"Bad samples of shape {np.shape(source)}, expected [n] or [n, 1…2]")
-        if not len(array):
-            raise BadInput("Bad samples, expected at least one")
+        array, hertz = _given(source, rate)
         name, width = "", array.shape[1]
-        size = BLOCK_SECONDS * rate
+        size = BLOCK_SECONDS * hertz
         blocks = (array[n : n + size] for n in range(0, len(array), size))
     loaded = model if isinstance(model, Model) else load(model, device)
-    run = Run(loaded, name, rate, width, plan=plan, labels=labels, channels=channels, roles=roles, frames=frames)
+    run = Run(loaded, name, hertz, width, plan=plan, labels=labels, channels=channels, roles=roles, frames=frames)
 
     def answer() -> None:
         while tick(loaded, run.streams):
@@ -183,6 +181,22 @@ def diarize(
     run.close()
     answer()
     return run.result()
+
+
+def _given(source: Any, rate: Any) -> tuple[Array, int]:
+    """Samples ``[n, channels]`` f32 and their rate in Hz, of an array as a caller has it."""
+    if isinstance(source, bytes) or not hasattr(source, "__len__"):
+        raise BadInput(f"Bad source of type {type(source).__name__}, expected a path or an array of samples")
+    array = as_floats(source)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or not 1 <= array.shape[1] <= 2:
+        raise BadInput(f"Bad samples of shape {array.shape}, expected [n] or [n, 1…2]")
+    if not len(array):
+        raise BadInput("Bad samples, expected at least one")
+    number = isinstance(rate, (int, float, np.integer, np.floating))
+    if not number or rate % 1 or not MIN_RATE <= rate <= MAX_RATE:
+        raise BadInput(f"Bad rate {rate!r}, expected that of the samples, {MIN_RATE} to {MAX_RATE} Hz")
+    return array, int(rate)
 
 
 class Run:
@@ -207,6 +221,7 @@ class Run:
         if channels not in ("mix", "split"):
             raise BadInput(f"Bad channels {channels!r}, expected mix or split")
         count = 2 if channels == "split" and width == 2 else 1
+        roles = [roles] if isinstance(roles, str) else roles
         if roles is not None and len(roles) != count:
             raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name

@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,11 @@ def diarize_many(
     """Diarize any number of recordings in constant memory: yields each path with its answer, as they finish.
 
     Arguments and answers are those of :func:`sedstream.diarize`, to the bit. A recording that cannot be read yields the
-    error instead of an answer, and the others go on. Raises ``BadModel``, and ``BadInput`` for an unusable device.
+    error instead of an answer, and the others go on. Raises ``BadModel``, and ``BadInput`` for an unusable device or
+    for what is no path.
     """
+    if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
+        raise BadInput(f"Bad paths {paths!r}, expected a list of them")
     loaded = model if isinstance(model, Model) else load(model, device)
     waiting = iter(paths)
     news = threading.Event()
@@ -57,7 +61,9 @@ def diarize_many(
     ):
         try:
             while True:
-                while len(jobs) < ABREAST and (path := next(waiting, None)) is not None:
+                for path in islice(waiting, ABREAST - len(jobs)):
+                    if not isinstance(path, (str, os.PathLike)):
+                        raise BadInput(f"Bad path {path!r}, expected that of a recording")
                     job = _Job(Path(path), news, stopping)
                     readers.submit(job.read, loaded, plan, labels, channels, roles)
                     jobs.append(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -197,6 +198,8 @@ def load(
 
 def find_any(model: str | Path) -> Manifest:
     """The manifest of a model by name or folder; that of SpeechBrain's, about a folder that its recipe saved."""
+    if not isinstance(model, (str, os.PathLike)):
+        raise BadInput(f"Bad model {model!r}, expected its name or folder")
     folder = Path(model)
     if not (folder / speechbrain.FILES[0]).is_file() or (folder / "manifest.toml").exists():
         return find(model)
@@ -218,7 +221,7 @@ def find_any(model: str | Path) -> Manifest:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise BadInput(f"Bad device {name!r}, expected cpu or cuda") from error
     if device.type not in ("cpu", "cuda"):
         raise BadInput(f"Bad device {name!r}, expected cpu or cuda")

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,3 +188,11 @@ def test_weights_of_another_model(folder: Path) -> None:
 def test_bad_device() -> None:
     with pytest.raises(BadInput, match="Bad device 'toaster', expected cpu or cuda"):
         load(device="toaster")
+    with pytest.raises(BadInput, match="^Bad device None, expected cpu or cuda$"):
+        load(device=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", [None, 7, b"sedstream-base"])
+def test_what_is_no_name(model: Any) -> None:
+    with pytest.raises(BadInput, match="^Bad model .*, expected its name or folder$"):
+        load(model)

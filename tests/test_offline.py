@@ -1,9 +1,11 @@
 """`sedstream.diarize` from Python: arrays and files, frames, tables, files by suffix."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 import sedstream
@@ -48,9 +50,10 @@ def test_frames_of_two_channels_and_of_none(model: Model, speech: Array) -> None
         _ = result.frames
     assert all(track.frames is not None and len(track.frames.speech) == 150 for track in result.tracks)
     assert [track.role for track in result.tracks] == ["customer", "agent"]
-    bare = sedstream.diarize(speech[:48_000], rate=16_000, model=model, frames=False)
+    bare = sedstream.diarize(speech[:48_000], rate=16_000, model=model, frames=False, roles="customer")
     with pytest.raises(BadInput, match="were not kept"):
         _ = bare.frames
+    assert bare.tracks[0].role == "customer"
 
 
 def test_dataframe(model: Model, clip: Path) -> None:
@@ -73,9 +76,31 @@ def test_save_by_suffix(suffix: str, model: Model, clip: Path, tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_bad_arguments(model: Model, speech: Array, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="Bad rate None"):
-        sedstream.diarize(speech, model=model)
+def test_16_bit_samples_are_those_of_the_file(model: Model, clip: Path) -> None:
+    samples, rate = soundfile.read(clip, dtype="int16")
+    found = sedstream.diarize(samples, rate=float(rate), model=model)
+    assert found.segments == sedstream.diarize(clip, model=model).segments
+
+
+@pytest.mark.parametrize("rate", [None, 0, -16_000, 7999, 16_000.5, float("nan"), "16000", True])
+def test_bad_rates(rate: Any, model: Model, speech: Array) -> None:
+    with pytest.raises(BadInput, match=f"^Bad rate {rate!r}, expected that of the samples, 8000 to 192000 Hz$"):
+        sedstream.diarize(speech, rate=rate, model=model)
+
+
+@pytest.mark.parametrize("source", [None, b"call.wav", 7, np.zeros(9, np.int32), [0, 1], [[0.5], [0.5, 1]], {}])
+def test_bad_sources(source: Any, model: Model) -> None:
+    with pytest.raises(BadInput, match="^Bad (source of type|samples)[^\n]*, expected [^\n]*$"):
+        sedstream.diarize(source, rate=16_000, model=model)
+
+
+def test_bad_arguments(model: Model, speech: Array, clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="^Bad rate 8000 of '.*austen-1.flac', expected none: a file has its own$"):
+        sedstream.diarize(clip, rate=8000, model=model)
+    with pytest.raises(BadInput, match="^Bad labels 'happy', expected two or more of neutral, happy"):
+        sedstream.diarize(speech, rate=16_000, model=model, labels="happy")
+    with pytest.raises(BadInput, match="^Bad label 'cross', expected some of neutral, happy"):
+        sedstream.diarize(speech, rate=16_000, model=model, labels="cross")
     with pytest.raises(BadInput, match=r"shape \(4, 3\)"):
         sedstream.diarize(np.zeros((4, 3), np.float32), rate=16_000, model=model)
     with pytest.raises(BadInput, match="at least one"):

@@ -106,6 +106,17 @@ def test_a_consumer_that_stops_early_leaves_no_thread(calls: Path, model: Model)
     assert threading.active_count() == before
 
 
+@pytest.mark.parametrize("paths", ["a.wav", b"a.wav", Path("a.wav"), None])
+def test_paths_are_several(paths: Any, model: Model) -> None:
+    with pytest.raises(BadInput, match="^Bad paths .*(a.wav|None).*, expected a list of them$"):
+        next(diarize_many(paths, model=model))
+
+
+def test_what_is_no_path_ends_nothing_in_silence(calls: Path, model: Model) -> None:
+    with pytest.raises(BadInput, match="^Bad path None, expected that of a recording$"):
+        list(diarize_many([calls / "a.wav", None, calls / "silence.wav"], model=model))  # type: ignore[list-item]
+
+
 class Watched(Model):
     """The model itself; it notes how many rows each call has."""
 
