@@ -22,7 +22,7 @@ from rich.text import Text
 
 from .audio.microphone import Microphone, capture_ring, devices
 from .engine import Delivery, Engine
-from .errors import BadInput, SedstreamError
+from .errors import BadInput, SedstreamError, Unavailable
 from .events import Arousal, End, Event, Final, Gap, Segment, SpeechEnd, SpeechStart, Update, segment_fields
 from .exports.screen import Screen, clock
 from .grid import RATE
@@ -112,8 +112,11 @@ def listen(
 
 
 def print_devices() -> None:
-    """The microphones, one a line, on stdout. Raises ``Unavailable``."""
-    for device in devices():
+    """The microphones, one a line, on stdout. Raises ``Unavailable`` where there is none."""
+    known = devices()
+    if not known:
+        raise Unavailable("Bad sound system, expected a microphone: there is none")
+    for device in known:
         mark = "*" if device.default else " "
         print(f"{mark}{device.index:>3}  {device.name}  ({device.host}, {device.channels} channels, {device.rate} Hz)")
 

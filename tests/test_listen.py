@@ -294,6 +294,8 @@ def test_no_microphone(tmp_path: Path) -> None:
         pytest.skip("needs PortAudio (Debian: libportaudio2)")
     if listed.stdout:
         pytest.skip("this machine has a microphone")
+    assert listed.returncode == 2
+    assert listed.stderr == "sedstream: Bad sound system, expected a microphone: there is none\n"
     answer = run(outside(tmp_path), "-m", "sedstream", "listen")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == "sedstream: Bad device 'default', expected a microphone: there is none\n"
