@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     diarize.add_argument(
         "paths",
         nargs="+",
+        type=_path,
         metavar="PATH",
         help="a recording, a folder, a glob, or a .txt that names one a line",
     )
@@ -152,11 +153,12 @@ def _parser() -> argparse.ArgumentParser:
 
     score = verbs.add_parser("score", help="compare a diarization with a reference annotation")
     score.add_argument(
-        "reference", metavar="REF", help="file or folder: RTTM, CSV, JSONL, TextGrid, ZED's folder or JSON"
+        "reference", type=_path, metavar="REF", help="file or folder: RTTM, CSV, JSONL, TextGrid, ZED's folder or JSON"
     )
     score.add_argument(
         "hypothesis",
         nargs="?",
+        type=_path,
         metavar="HYP",
         help="file or folder of the same recordings; may be left out if REF is ZED's folder: what --model makes of it",
     )
@@ -185,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--verify", action="store_true", help="load each, or MODEL alone, and let it answer")
     models.add_argument(
-        "--to", metavar="FOLDER", help="with pull: a model folder to make, if not where it is installed"
+        "--to", type=_path, metavar="FOLDER", help="with pull: a model folder to make, if not where it is installed"
     )
     models.add_argument("--quiet", action="store_true", help="no progress bar")
     models.set_defaults(run=commands.models)
@@ -198,10 +200,13 @@ def _parser() -> argparse.ArgumentParser:
     train = verbs.add_parser("train", help="fine-tune a model on your recordings, or train the default one")
     train.add_argument(
         "data",
+        type=_path,
         metavar="DATA",
         help="folder of recordings with labels.csv (file,start,end,emotion) to fine-tune on, or with index.csv",
     )
-    train.add_argument("--out", default="trained-model", metavar="DIR", help="model folder to write (%(default)s)")
+    train.add_argument(
+        "--out", type=_path, default="trained-model", metavar="DIR", help="model folder to write (%(default)s)"
+    )
     train.add_argument(
         "--init",
         default=DEFAULT,
@@ -222,6 +227,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.set_defaults(run=commands.train)
     return parser
+
+
+def _path(text: str) -> str:
+    """Not empty: what a shell makes of a variable that is not set would be the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("Bad path '', expected a name")
+    return text
 
 
 def _positive(text: str) -> float:
@@ -275,5 +287,7 @@ def _add_channels(parser: argparse.ArgumentParser) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", type=_names, metavar="A,B,…", help="(table on a terminal, else jsonl)")
-    parser.add_argument("--out", metavar="FILE", help="write here, all or nothing, instead of to the screen")
+    parser.add_argument(
+        "--out", type=_path, metavar="FILE", help="write here, all or nothing, instead of to the screen"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
