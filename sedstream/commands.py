@@ -6,13 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput, SedstreamError
-from .exports.screen import Screen
+from .exports.screen import Screen, check_writable
 
 if TYPE_CHECKING:
     from . import scoring
@@ -34,11 +34,10 @@ def diarize(options: argparse.Namespace) -> int:
         raise BadInput(f"Bad plot '{options.plot}', expected a file for one recording, or a folder as --out")
     paths = [path for path, _ in recordings]
     names = _formats(options)
-    if options.plot is not None:
-        return _diarize_file(paths[0], names[0], options)
-    if out is not None and names != ["jsonl"] and names != ["table"]:
-        if len(paths) != 1 or len(names) != 1:
-            raise BadInput(f"Bad output '{out}', expected a folder for {len(paths)} recordings as {', '.join(names)}")
+    to_file = out is not None and names not in (["jsonl"], ["table"])
+    if to_file and not len(paths) == len(names) == 1:
+        raise BadInput(f"Bad output '{out}', expected a folder for {len(paths)} recordings as {', '.join(names)}")
+    if to_file or options.plot is not None:
         return _diarize_file(paths[0], names[0], options)
     return _diarize_all(paths, options)
 
@@ -82,24 +81,28 @@ def _diarize_folder(options: argparse.Namespace) -> int:
 
 def _diarize_file(path: Path, name: str, options: argparse.Namespace) -> int:
     """One recording as a picture, in any format, or both."""
-    import io
-
     from . import offline
-    from .exports import formats, plot
-    from .exports.screen import write_whole
+    from .exports import formats, parquet, plot
 
-    settings = {key: getattr(options, key) for key in ("model", "plan", "labels", "channels", "roles", "device")}
-    answer = offline.diarize(path, frames=False, **settings)
+    # What can fail at once should: the work may take hours.
     if options.plot is not None:
-        plot.save(answer.plot(), options.plot)
-    if options.out is None or name == "table":
-        with _screen(options) as screen:
-            for row in answer.rows():
-                screen.show(row)
-    else:
-        data = io.BytesIO()
-        formats.write(answer, name, data)
-        write_whole(Path(options.out), data.getvalue())
+        plot.require(options.plot)
+        check_writable(Path(options.plot))
+    if name == "parquet":
+        parquet.require()
+    shown = options.out is None or name == "table"
+    if not shown:
+        check_writable(Path(options.out))
+    settings = {key: getattr(options, key) for key in ("model", "plan", "labels", "channels", "roles", "device")}
+    with _screen(options) if shown else nullcontext() as screen:
+        answer = offline.diarize(path, frames=False, **settings)
+        if options.plot is not None:
+            plot.save(answer.plot(), options.plot)
+        if screen is None:
+            formats.save(answer, name, Path(options.out))
+            return 0
+        for row in answer.rows():
+            screen.show(row)
     return 0
 
 
@@ -117,8 +120,8 @@ def _diarize_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
             failed += _complain(error)
     if not opened:
         return 2
-    model = load(options.model, options.device)
     with _screen(options) as screen, _progress(options) as progress:
+        model = load(options.model, options.device)
         for number, recording in enumerate(opened):
             seconds = recording.frames / recording.rate if recording.frames else None
             update = progress.add(recording.path.name, seconds, number, len(opened))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from .audio.resample import MAX_RATE, MIN_RATE, Resampler
 from .errors import BadInput, Unavailable
 from .events import End, Event, Final, Segment, Update, segment_fields
 from .exports import formats
-from .exports.screen import write_whole
 from .grid import HOP, RATE
 from .loop import tick
 from .manifest import DEFAULT
@@ -105,10 +103,9 @@ class Diarization:
         return pandas.DataFrame(rows, columns=[*names, *(f"prob_{label}" for label in self.labels)])
 
     def save(self, path: str | Path) -> None:
-        """Write a file in the format of its suffix, whole or not at all. Raises ``BadInput`` for an unknown suffix."""
-        data = io.BytesIO()
-        formats.write(self, formats.by_suffix(Path(path).suffix), data)
-        write_whole(Path(path), data.getvalue())
+        """Write a file in the format of its suffix, whole or not at all. Raises ``BadInput`` for an unknown suffix or a
+        path that cannot be written."""
+        formats.save(self, formats.by_suffix(Path(path).suffix), Path(path))
 
     def plot(
         self, samples: Array | NDArray[np.int16] | None = None, rate: int | None = None

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import soundfile
 from conftest import DEMO
 from numpy.typing import NDArray
+
+from sedstream.cli import main
 
 FIELDS = ["file", "channel", "role", "start", "end", "emotion", "confidence", "probs", "entropy", "arousal", "valence"]
 
@@ -195,6 +198,50 @@ def test_bad_input(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> N
     fails(sedstream("serve", "--audiosocket", "-1"), "Bad port -1, expected 0 to 65535")
     for url in ("http://127.0.0.1:1", "ws://127.0.0.1:99999/v1/stream", "ws://[::1", "ws://a..b/v1/stream"):
         fails(sedstream("stream", clip, url), f"Bad server '{url}', expected one that listens")
+
+
+OUTPUTS = {
+    "--plot p.jpg": "Bad suffix '.jpg', expected one of .png, .svg, .pdf",
+    "--plot no/p.png": "Bad output 'no/p.png', expected a file that can be written: No such file or directory",
+    "--plot p.png": "Bad output 'p.png', expected a file, found something else of that name",
+    "--out cut.flac/a.csv": "Bad output 'cut.flac/a.csv', expected a file that can be written: Not a directory",
+    "--out no/a.jsonl": "Bad output 'no/a.jsonl', expected a file that can be written: No such file or directory",
+    f"--out {'a' * 246}.csv": f"Bad output '{'a' * 246}.csv', expected a file that can be written: File name too long",
+    "--out a.parquet": "Bad format 'parquet', expected pyarrow to be installed: pip install 'sedstream[parquet]'",
+    "--plot a.png": "Bad matplotlib 'missing', expected it for plots: pip install 'sedstream[plot]'",
+    "--plot b.png --format rttm": "Bad format 'rttm' for the screen, expected table or jsonl",
+    "--plot b.png --out b.csv --format csv,vtt": "Bad output 'b.csv', expected a folder for 1 recordings as csv, vtt",
+}
+
+
+@pytest.mark.parametrize("options", OUTPUTS)
+def test_a_bad_output_is_told_before_the_work(
+    options: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The work would say that the recording breaks off."""
+    (tmp_path / "cut.flac").write_bytes(clip.read_bytes()[:200_000])
+    (tmp_path / "p.png").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in {"--out a.parquet": ["pyarrow"], "--plot a.png": ["matplotlib", "matplotlib.figure"]}.get(options, []):
+        monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say that there is none
+    assert main(["diarize", "cut.flac", *options.split()]) == 2
+    assert capsys.readouterr() == ("", f"sedstream: {OUTPUTS[options]}\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.flac", "p.png"]
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(clip: Path, tmp_path: Path) -> None:
+    shutil.copy(clip, tmp_path)
+    for *arguments, which in (
+        ("diarize", "", "PATH"),
+        ("diarize", clip, "--out", "", "--out"),
+        ("demo", "--out", "", "--out"),
+        ("train", "", "DATA"),
+        ("train", tmp_path, "--out", "", "--out"),
+    ):
+        result = sedstream(*arguments, cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.endswith(f" error: argument {which}: Bad path '', expected a name\n")
+    assert [p.name for p in tmp_path.iterdir()] == [clip.name]
 
 
 def test_nothing_half_written(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> None:

@@ -109,8 +109,12 @@ def test_bad_arguments(model: Model, speech: Array, clip: Path, tmp_path: Path) 
         sedstream.diarize(speech, rate=16_000, model=model, channels="left")
     with pytest.raises(BadInput, match="Bad roles"):
         sedstream.diarize(speech, rate=16_000, model=model, roles=["a", "b"])
+    answer = sedstream.diarize(speech[:16_000], rate=16_000, model=model)
     with pytest.raises(BadInput, match="Bad suffix '.docx', expected one of .rttm"):
-        sedstream.diarize(speech[:16_000], rate=16_000, model=model).save(tmp_path / "a.docx")
+        answer.save(tmp_path / "a.docx")
+    for name, why in ((clip / "a.csv", "Not a directory"), (tmp_path / f"{'a' * 246}.csv", "File name too long")):
+        with pytest.raises(BadInput, match=f"^Bad output '{name}', expected a file that can be written: {why}$"):
+            answer.save(name)
 
 
 @pytest.mark.parametrize("plan", ["live", "batch"])

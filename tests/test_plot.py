@@ -305,9 +305,11 @@ def test_another_suffix_is_an_error(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="^Bad output .*nowhere/call.png', expected a file that can be written"):
-        plot.save(plot.figure(recording(5, None)), tmp_path / "nowhere" / "call.png")
+@pytest.mark.parametrize("folder", ["nowhere", "a file"])
+def test_a_path_that_cannot_be_written_is_an_error(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(BadInput, match=f"^Bad output .*{folder}/call.png', expected a file that can be written: N"):
+        plot.save(plot.figure(recording(5, None)), tmp_path / folder / "call.png")
 
 
 @pytest.mark.parametrize(

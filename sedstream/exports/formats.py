@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from importlib import import_module
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import BadInput
+from .screen import write_whole
 
 if TYPE_CHECKING:
     from ..offline import Diarization
@@ -54,3 +56,10 @@ def write(diarization: Diarization, name: str, file: IO[bytes]) -> None:
         format.write(diarization, text)
     finally:
         text.detach()  # flushes, and leaves the file to its owner
+
+
+def save(diarization: Diarization, name: str, path: Path) -> None:
+    """``write`` to ``path``, whole or not at all. Raises ``BadInput`` as well when it cannot be written."""
+    data = io.BytesIO()
+    write(diarization, name, data)
+    write_whole(path, data.getvalue())

@@ -88,12 +88,14 @@ def figure(diarization: Diarization, samples: Array | None = None, rate: float |
     return drawn
 
 
-def require() -> None:
-    """Raises ``Unavailable`` without matplotlib."""
+def require(path: str | Path | None = None) -> None:
+    """Raises ``Unavailable`` without matplotlib, ``BadInput`` for a ``path`` with another suffix than ``SUFFIXES``."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise Unavailable("Bad matplotlib 'missing', expected it for plots: pip install 'sedstream[plot]'") from error
+    if path is not None and Path(path).suffix.lower() not in SUFFIXES:
+        raise BadInput(f"Bad suffix {Path(path).suffix!r}, expected one of {', '.join(SUFFIXES)}")
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -101,10 +103,8 @@ def save(figure: Figure, path: str | Path) -> None:
 
     Raises ``BadInput`` for another suffix or a path that cannot be written.
     """
-    suffix = Path(path).suffix
-    if suffix.lower() not in SUFFIXES:
-        raise BadInput(f"Bad suffix {suffix!r}, expected one of {', '.join(SUFFIXES)}")
-    write_whole(Path(path), encoded(figure, suffix.lower()))
+    require(path)
+    write_whole(Path(path), encoded(figure, Path(path).suffix.lower()))
 
 
 def _waves(samples: NDArray[Any], rate: float | None, tracks: int) -> tuple[Series, Array, Array]:

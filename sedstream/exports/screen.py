@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,14 +24,15 @@ class Screen:
 
     def __init__(self, format: str, out: str | None = None) -> None:
         self._format = format
-        self._out = Path(out) if out else None
+        self._out = None if out is None else Path(out)
         self._file: IO[str] = sys.stdout
         self._part: Path | None = None
         self._headed: str | None = None
 
     def __enter__(self) -> Screen:
         if self._out is not None:
-            self._part = self._out.with_name(f".{self._out.name}.part")
+            check_writable(self._out)
+            self._part = _part(self._out)
             try:
                 self._file = self._part.open("w", encoding="utf-8", errors="backslashreplace")
             except OSError as error:
@@ -54,7 +56,7 @@ class Screen:
     def give_up(self) -> None:
         """A part failed: what would look complete is not left in ``out``."""
         if self._part is not None:
-            self._part.unlink(missing_ok=True)
+            _forget(self._part)
             self._part = None
 
     def show(self, row: Mapping[str, Any]) -> None:
@@ -93,13 +95,34 @@ def write_whole(out: Path, data: bytes) -> None:
 
     Raises ``BadInput`` when it cannot be written.
     """
-    part = out.with_name(f".{out.name}.part")
+    part = _part(out)
     try:
         part.write_bytes(data)
         os.replace(part, out)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        _forget(part)
         raise _unwritable(out, error) from error
+
+
+def check_writable(out: Path) -> None:
+    """Raise ``BadInput`` where ``write_whole`` could not write: asked before the work, which may take hours."""
+    part = _part(out)
+    try:
+        if out.exists() and not out.is_file():
+            raise BadInput(f"Bad output '{out}', expected a file, found something else of that name")
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _part(out: Path) -> Path:
+    return out.parent / f".{out.name}.part"
+
+
+def _forget(part: Path) -> None:
+    with suppress(OSError):  # where there cannot be one, it need not go
+        part.unlink()
 
 
 def clock(seconds: float) -> str:
