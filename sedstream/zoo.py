@@ -173,7 +173,7 @@ def load(
     if precision not in PRECISIONS:
         raise BadInput(f"Bad precision {precision!r}, expected {', '.join(PRECISIONS)}")
     manifest = model if isinstance(model, Manifest) else find_any(model)
-    where = _device(device)
+    where = device_of(device)
     if rings and (where.type == "cpu" or manifest.kind != "windowed"):
         raise BadInput(f"Bad rings for a {manifest.kind} model on {where.type}, expected a windowed one on cuda")
     manifest.verify()
@@ -218,7 +218,8 @@ def find_any(model: str | Path) -> Manifest:
     )
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name. Raises ``BadInput`` for one that is unknown or cannot be used here."""
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:

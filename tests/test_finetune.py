@@ -28,7 +28,7 @@ from sedstream.training.holdout import Told, hold_out
 from sedstream.training.labelled import Source as Named
 from sedstream.training.labelled import load, read_recording
 from sedstream.training.publish import publish
-from sedstream.training.recipe import SETTINGS
+from sedstream.training.recipe import SETTINGS, train
 from sedstream.training.rows import UNKNOWN, find_table, read_rows
 from sedstream.training.tune import tune
 
@@ -118,7 +118,7 @@ def test_tune(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
     with pytest.raises(BadInput, match="expected none of a training from another start"):
         tune(data, out, init=start, hours=0.5, seed=2, **quick)
     with pytest.raises(BadInput, match="expected another one than that of the start"):
-        tune(data, start, init=start, **quick)
+        tune(data, out, init=out, **quick)
     # Small rates and little of it, as it is by default, change little.
     gentle = tune(data, tmp_path / "gentle", init=out, hours=0.05, workers=0, quiet=True)
     assert gentle["uar"] > 0.8
@@ -140,7 +140,28 @@ def test_the_command(data: Path, start: Path, tmp_path: Path, clip: Path) -> Non
     empty.mkdir()
     fails(sedstream("train", empty, "--init", start, "--out", tmp_path / "no"), "an index.csv or a labels.csv")
     fails(sedstream("train", tmp_path / "gone", "--out", tmp_path / "no"), "expected a folder that exists")
+    for device in ("tpu", *(() if torch.cuda.is_available() else ("cuda",))):
+        fails(sedstream("train", data, "--init", start, "--out", tmp_path / "no", "--device", device), "Bad device '")
     assert not (tmp_path / "no").exists()
+
+
+def test_bad_outputs(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
+    """They are told before the work, which would say that there is no such start."""
+    before = {path.name: path.read_bytes() for path in start.iterdir()}
+    for out, says in (
+        (start, "expected none with a model that was not trained there"),
+        (clip, "expected one that can be written: File exists"),
+        (clip / "model", "expected one that can be written: Not a directory"),
+        (Path("/proc/model"), "expected one that can be written: No such file or directory"),
+    ):
+        with pytest.raises(BadInput, match=f"^Bad folder '{out}' to write, {says}$"):
+            tune(data, out, init=tmp_path / "none")
+        with pytest.raises(BadInput, match=f"^Bad folder '{out}' to write, {says}$"):
+            train(data, out, init=tmp_path / "none.safetensors")
+    with pytest.raises(BadModel, match="Bad start"):
+        tune(data, tmp_path / "a" / "b", init=tmp_path / "none")
+    assert {path.name: path.read_bytes() for path in start.iterdir()} == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_starts(data: Path, start: Path, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
+
+from ..errors import BadInput
+from ..exports.screen import check_writable
 
 LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 
@@ -33,6 +37,27 @@ def _literal(value: Value) -> str:
     if isinstance(value, Sequence):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def check(folder: Path) -> None:
+    """Look, before the work, whether a training may write a model there. Leaves nothing behind.
+
+    Raises:
+        BadInput: it cannot be written, or holds a model that no training made there.
+    """
+    missing = []
+    try:
+        if (folder / "manifest.toml").exists() and not (folder / "training").is_dir():
+            raise BadInput(f"Bad folder '{folder}' to write, expected none with a model that was not trained there")
+        missing = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "manifest.toml")
+    except OSError as error:
+        raise BadInput(f"Bad folder '{folder}' to write, expected one that can be written: {error.strerror}") from error
+    finally:
+        for place in missing:
+            with suppress(OSError):
+                place.rmdir()
 
 
 def publish(folder: Path, table: Table, encoder: nn.Module, head: nn.Module) -> Path:

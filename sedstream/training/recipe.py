@@ -19,12 +19,13 @@ from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..errors import BadInput
 from ..manifest import DEFAULT
+from ..zoo import device_of
 from . import discriminants, intensity
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
 from .brain import Diarizer, Learner, Schedule, answer
 from .concatenations import NEUTRAL, Speakers
 from .objective import calibrate, concordance, recalls
-from .publish import LABELS, publish
+from .publish import LABELS, check, publish
 from .start import begin
 
 ENCODER: Mapping[str, Any] = {
@@ -121,11 +122,13 @@ def train(
         model that it started from, if it had a head, as `start`.
 
     Raises:
-        BadInput: the data cannot be read, or a split has nothing of it.
+        BadInput: the data cannot be read, or a split has nothing of it; `out` or the device cannot be used.
         BadModel: what it starts from does not fit the encoder.
     """
     if hours <= 0 or every <= 0:
         raise BadInput(f"Bad training of {hours} hours, checkpoints every {every}, expected more than 0")
+    device_of(device)
+    check(out)
     began = time.monotonic()
     work = out / "training"
     labels = tuple(settings["labels"])

@@ -13,10 +13,12 @@ import torch
 from ..errors import BadInput
 from ..grid import HOP, RATE
 from ..manifest import DEFAULT, Manifest
+from ..zoo import device_of
 from . import labelled
 from .backbones import begin
 from .card import card
 from .corpora import Corpora
+from .publish import check
 from .recipe import HEAD, train
 
 HEAD_RATE, ENCODER_RATE = 3e-4, 3e-5
@@ -60,10 +62,12 @@ def tune(
         had no head), `frozen`, whether its encoder was, and `speech`, what was learned from.
 
     Raises:
-        BadInput: the labels or a recording cannot be used, or `out` holds another training.
+        BadInput: the labels, a recording, `out` or the device cannot be used, or `out` holds another training.
         BadModel: the start is none of these, or not whole.
         Unavailable: the start cannot be downloaded.
     """
+    device_of(device)
+    check(out)
     table = labelled.table_of(data)
     torch.manual_seed(seed)
     start, learner = begin(init, table, unfreeze=unfreeze, quiet=quiet)
