@@ -112,7 +112,7 @@ def test_bad_arguments(model: Model, speech: Array, clip: Path, tmp_path: Path) 
     answer = sedstream.diarize(speech[:16_000], rate=16_000, model=model)
     with pytest.raises(BadInput, match="Bad suffix '.docx', expected one of .rttm"):
         answer.save(tmp_path / "a.docx")
-    for name, why in ((clip / "a.csv", "Not a directory"), (tmp_path / f"{'a' * 246}.csv", "File name too long")):
+    for name, why in ((clip / "a.csv", "Not a directory"), (tmp_path / f"{'a' * 252}.csv", "File name too long")):
         with pytest.raises(BadInput, match=f"^Bad output '{name}', expected a file that can be written: {why}$"):
             answer.save(name)
 

@@ -41,23 +41,6 @@ def test_channels_are_interleaved() -> None:
     assert pcm.decode(data, "f32le", 2).tolist() == [[1, 2], [3, 4]]
 
 
-def test_16_bits_become_floats_and_floats_stay() -> None:
-    levels = np.array([[-32768, 0], [1, 32767]], np.int16)
-    floats = pcm.as_floats(levels)
-    assert floats.dtype == np.float32
-    assert np.array_equal(floats, pcm.decode(levels.astype("<i2").tobytes(), "s16le", 2))
-    assert np.array_equal(pcm.as_floats(levels.astype(">i2")), floats)
-    assert pcm.as_floats(floats) is floats
-    for kind in (np.float16, np.float64):
-        assert pcm.as_floats(np.array([0.5, -2.0], kind)).tolist() == [0.5, -2.0]
-
-
-@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.uint16, np.int32, np.int64, np.bool_, np.complex64, np.str_])
-def test_other_types_are_refused(kind: type) -> None:
-    with pytest.raises(BadInput, match="^Bad samples of type .*, expected floats in -1…1, or int16$"):
-        pcm.as_floats(np.zeros(3, kind))
-
-
 @pytest.mark.parametrize(
     ("data", "encoding", "channels", "says"),
     [

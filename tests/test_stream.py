@@ -256,7 +256,7 @@ def test_labels_restrict_and_renormalise(model: Model, speech: Array) -> None:
         (np.array([0, np.nan], np.float32), "expected finite"),
         (np.array([np.inf], np.float32), "expected finite"),
         (np.zeros((4, 2), np.float32), r"shape \(4, 2\), expected one channel"),
-        (np.zeros(4, np.int32), "^Bad samples of type int32, expected floats in -1…1, or int16$"),
+        (np.zeros(4, np.int32), "^Bad samples of type 'int32', expected floats in -1…1 or int16$"),
     ],
 )
 def test_bad_samples(samples: Array, says: str, model: Model) -> None:

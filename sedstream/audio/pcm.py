@@ -66,7 +66,7 @@ def as_floats(samples: ArrayLike) -> Samples:
     if array.dtype.kind == "i" and array.dtype.itemsize == 2:
         return array.astype(np.float32) / np.float32(32768)
     if array.dtype.kind != "f":
-        raise BadInput(f"Bad samples of type {array.dtype}, expected floats in -1…1, or int16")
+        raise BadInput(f"Bad samples of type '{array.dtype}', expected floats in -1…1 or int16")
     return array.astype(np.float32, copy=False)
 
 
@@ -77,17 +77,6 @@ def encode(samples: Samples, encoding: str) -> bytes:
         return samples.astype("<f4").tobytes()
     linear = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype("<i2")
     return linear.tobytes() if encoding == "s16le" else _compress(linear, encoding).tobytes()
-
-
-def as_floats(samples: ArrayLike) -> Samples:
-    """Samples of a program as f32 in -1…1, whatever their shape: floats as they are, int16 over 32768 as audio
-    libraries read it. Raises ``BadInput`` for any other type, whose full scale nobody knows."""
-    array = np.asarray(samples)
-    if array.dtype.kind == "i" and array.itemsize == 2:
-        return array.astype(np.float32) / np.float32(32768)
-    if array.dtype.kind != "f":
-        raise BadInput(f"Bad samples of type {str(array.dtype)!r}, expected floats in -1…1 or int16")
-    return array.astype(np.float32, copy=False)
 
 
 def _compress(linear: NDArray[np.int16], law: str) -> NDArray[np.uint8]:

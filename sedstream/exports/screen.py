@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,7 +118,10 @@ def check_writable(out: Path) -> None:
 
 
 def _part(out: Path) -> Path:
-    return out.parent / f".{out.name}.part"
+    name = f".{out.name}.part"
+    if len(os.fsencode(name)) > 255:  # where the file's own name is just short enough
+        name = f".{sha256(os.fsencode(out.name)).hexdigest()}.part"
+    return out.parent / name
 
 
 def _forget(part: Path) -> None:
