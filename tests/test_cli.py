@@ -206,7 +206,7 @@ OUTPUTS = {
     "--plot p.png": "Bad output 'p.png', expected a file, found something else of that name",
     "--out cut.flac/a.csv": "Bad output 'cut.flac/a.csv', expected a file that can be written: Not a directory",
     "--out no/a.jsonl": "Bad output 'no/a.jsonl', expected a file that can be written: No such file or directory",
-    f"--out {'a' * 246}.csv": f"Bad output '{'a' * 246}.csv', expected a file that can be written: File name too long",
+    f"--out {'a' * 252}.csv": f"Bad output '{'a' * 252}.csv', expected a file that can be written: File name too long",
     "--out a.parquet": "Bad format 'parquet', expected pyarrow to be installed: pip install 'sedstream[parquet]'",
     "--plot a.png": "Bad matplotlib 'missing', expected it for plots: pip install 'sedstream[plot]'",
     "--plot b.png --format rttm": "Bad format 'rttm' for the screen, expected table or jsonl",
