@@ -1,4 +1,4 @@
-"""Live sessions in one process, without sockets: ``python -m benchmarks sessions [--ticks 64]``.
+"""Live sessions in one process, without sockets: ``python -m benchmarks sessions [--ticks 200]``.
 
 All sessions speak all the time and have a block ready at once, which is the worst moment: a tick answers all of them.
 The number of sessions is what it can be for the 99th percentile of the tick to stay under a step, in which the next
@@ -25,6 +25,8 @@ from sedstream.zoo import Model, one_core
 from .callers import quantile
 from .report import ROOT, write
 
+FEW = 20
+"""Sessions by which the number grows."""
 WARM = 24
 """Ticks that are not counted: no memory begins anew before it is this old."""
 
@@ -52,14 +54,14 @@ def ticks(model: Model, count: int, number: int, pool: ThreadPoolExecutor) -> tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks sessions", description=__doc__)
-    parser.add_argument("--ticks", type=int, default=64, help="that are counted (%(default)s)")
+    parser.add_argument("--ticks", type=int, default=200, help="that are counted (%(default)s)")
     parser.add_argument("--model", default="sedstream-base", help="name or folder (%(default)s)")
     options = parser.parse_args()
     model = sedstream.load(options.model)
     step = seconds(model.manifest.plan("live").step)
     rows, held = [], 0
     with ThreadPoolExecutor(os.cpu_count(), initializer=one_core) as pool:
-        count = 16
+        count = FEW
         while True:
             took, streams = ticks(model, count, options.ticks, pool)
             worst = quantile(took, 0.99)
@@ -68,7 +70,7 @@ def main() -> None:
             if worst >= step:
                 break
             held, state = count, max(len(pickle.dumps(stream, 5)) for stream in streams)
-            count += 16
+            count += FEW
     if not held:
         raise SystemExit(f"failed: not even {count} sessions are held")
     write(
