@@ -219,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         "--hours", type=_positive, metavar="H", help="of speech to train with (default: 1 to 8 by the labels; 28)"
     )
     train.add_argument(
-        "--follow", metavar="FILE", help="safetensors of a Whisper encoder that a model with an index.csv is held to"
+        "--follow", metavar="FILE", help="safetensors of Whisper base's or small's encoder, followed with an index.csv"
     )
     train.add_argument("--without", metavar="NAMES", help="corpora to leave out, with commas between")
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
