@@ -85,8 +85,8 @@ answers a block of all of them.
 |---|---|---|
 {chr(10).join(rows)}
 
-Held: **{held}** sessions. A session holds at most {state / 2**20:.2f} MiB. In the same run the peer (WavLM-large, whole
-files of 27 s, see above) goes {other:.1f} times real time: it would keep up with as many calls, {held / other:.0f} times fewer.
+Held: **{held}** sessions. A session holds at most {state / 2**20:.2f} MiB. In the same run the peer of the first table
+(WavLM-large, whole files of 27 s) goes {other:.1f} times real time: it keeps up with {held / other:.0f} times fewer calls.
 """,
     )
 
