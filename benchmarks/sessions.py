@@ -75,6 +75,7 @@ def main() -> None:
     if not held:
         raise SystemExit(f"failed: not even {count} sessions are held")
     other = peer()
+    fewer = held / other
     write(
         "Live sessions",
         f"""
@@ -86,7 +87,7 @@ answers a block of all of them.
 {chr(10).join(rows)}
 
 Held: **{held}** sessions. A session holds at most {state / 2**20:.2f} MiB. In the same run the peer of the first table
-(WavLM-large, whole files of 27 s) goes {other:.1f} times real time: it keeps up with {held / other:.0f} times fewer calls.
+(WavLM-large, whole files of 27 s) goes {other:.1f} times real time: it keeps up with {fewer:.0f} times fewer calls.
 """,
     )
 
