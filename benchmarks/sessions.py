@@ -13,9 +13,6 @@ import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import soundfile
-
 import sedstream
 from sedstream.grid import HOP, seconds
 from sedstream.loop import tick
@@ -23,8 +20,9 @@ from sedstream.stream import Stream
 from sedstream.zoo import Model, one_core
 
 from .callers import quantile
-from .report import ROOT, write
+from .report import write
 from .speed import peer
+from .wavlm import speech
 
 FEW = 20
 """Sessions by which the number grows."""
@@ -34,23 +32,21 @@ WARM = 24
 
 def ticks(model: Model, count: int, number: int, pool: ThreadPoolExecutor) -> tuple[list[float], list[Stream]]:
     """Seconds of each of ``number`` ticks of ``count`` sessions, and the sessions then."""
-    clips = sorted((ROOT / "sedstream" / "demo").glob("*.flac"))
-    speech = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in clips])
     streams = [Stream(model.manifest, "live") for _ in range(count)]
     plan = streams[0].plan
-    step = plan.step * HOP
-    begun = [(n * 27_182) % len(speech) for n in range(count)]
     took = []
-    for at in range(-1, WARM + number):
-        for stream, first in zip(streams, begun, strict=True):
-            size, place = (plan.right * HOP, first) if at < 0 else (step, first + plan.right * HOP + at * step)
-            stream.write(speech.take(range(place, place + size), mode="wrap"))
+    for stream, samples in zip(streams, speech(count, plan.right * HOP), strict=True):
+        stream.write(samples)
+    for at in range(WARM + number):
+        new = speech(count, plan.step * HOP, (plan.right + at * plan.step) * HOP)
+        for stream, samples in zip(streams, new, strict=True):
+            stream.write(samples)
             stream.events()
         began = time.perf_counter()
         while tick(model, streams, pool.map):
             pass
         took.append(time.perf_counter() - began)
-    return took[1 + WARM :], streams
+    return took[WARM:], streams
 
 
 def main() -> None:

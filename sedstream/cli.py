@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is not None:
             raise
-        # Only of the output that is nowhere opened nothing is told yet.
+        # The one file that no command opens, and so tells of, is the screen's.
         expected = f"expected a file that can be written: {error.strerror}"
         print(f"sedstream: Bad output '/dev/stdout', {expected}", file=sys.stderr)
         with suppress(OSError, ValueError):

@@ -24,7 +24,7 @@ from typing import Any
 from .errors import BadInput, SedstreamError, Unavailable
 from .exports import formats, parquet, plot, summary
 from .exports.naming import one_line
-from .exports.screen import write_whole
+from .exports.screen import LONGEST, write_whole
 from .offline import Diarization
 from .recordings import diarize_many
 from .zoo import Model
@@ -35,8 +35,6 @@ ENTRY = ("file", "sha256", "settings", "formats", "summary")
 """Keys of a line of the journal."""
 PICTURE = ".png"
 """Suffix of the pictures in a folder."""
-LONGEST = 255
-"""Bytes of a file's name."""
 AHEAD = 16
 """Recordings whose content is hashed while others are answered."""
 
@@ -77,7 +75,9 @@ class AnswerFolder:
         self._out = out
         self._recordings = recordings
         self._unread = unread
-        self._suffixes = {name: formats.find(name).SUFFIX for name in names} | ({"plot": PICTURE} if pictures else {})
+        for name in names:
+            formats.find(name)
+        self._names = [*names, *(["plot"] if pictures else [])]
         self._model = model
         self._settings = settings
         manifest = model.manifest
@@ -91,7 +91,7 @@ class AnswerFolder:
         taken: dict[Path, Path] = {}
         own = {self._out / name for name in (JOURNAL, SUMMARY, TABLE, ERRORS)}
         for path, relative in self._recordings:
-            for name in self._suffixes:
+            for name in self._names:
                 output = self._output(relative, name)
                 if output in own:
                     raise BadInput(f"Bad recording '{path}', expected another name: '{output}' is the folder's own")
@@ -101,7 +101,8 @@ class AnswerFolder:
                     )
 
     def _output(self, relative: Path, name: str) -> Path:
-        return self._out / relative.with_suffix(self._suffixes[name])
+        suffix = PICTURE if name == "plot" else formats.find(name).SUFFIX
+        return self._out / relative.with_suffix(suffix)
 
     def _read_journal(self) -> dict[str, dict[str, Any]]:
         try:
@@ -166,8 +167,8 @@ class AnswerFolder:
         entry = self._journal.get(str(path))
         if entry is None or entry["sha256"] != digest or entry["settings"] != self._asked:
             return False
-        return set(self._suffixes) <= set(entry["formats"]) and all(
-            self._output(relative, name).exists() for name in self._suffixes
+        return set(self._names) <= set(entry["formats"]) and all(
+            self._output(relative, name).exists() for name in self._names
         )
 
     def _forget(self, path: Path, relative: Path, digest: str) -> None:
@@ -177,8 +178,7 @@ class AnswerFolder:
             return
         try:
             for name in entry["formats"]:
-                suffix = PICTURE if name == "plot" else formats.find(name).SUFFIX
-                (self._out / relative.with_suffix(suffix)).unlink(missing_ok=True)
+                self._output(relative, name).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self._out, error) from error
         # Not before: without its outputs a recording is done again, whatever the journal says.
@@ -186,7 +186,7 @@ class AnswerFolder:
 
     def _outputs(self, relative: Path, answer: Diarization) -> dict[Path, bytes]:
         found = {}
-        for name in self._suffixes:
+        for name in self._names:
             if len(os.fsencode(file := self._output(relative, name).name)) > LONGEST:
                 raise BadInput(f"Bad recording '{relative}', expected a shorter name: '{file}' is too long for a file")
             data = io.BytesIO()
@@ -202,8 +202,8 @@ class AnswerFolder:
             for output, data in outputs.items():
                 output.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(output, data)
-            there = set(self._journal[str(path)]["formats"]) if str(path) in self._journal else set()
-            parts = (str(path), digest, self._asked, sorted(there | set(self._suffixes)), rows)
+            there = self._journal.get(str(path), {"formats": []})["formats"]
+            parts = (str(path), digest, self._asked, sorted({*there, *self._names}), rows)
             entry = dict(zip(ENTRY, parts, strict=True))
             self._journal[str(path)] = entry
             with (self._out / JOURNAL).open("ab") as journal:

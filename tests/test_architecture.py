@@ -28,7 +28,7 @@ FLOORS = [
     {"capacity", "download", "folders"},
     {"catalogue"},
     {"zed"},
-    {"serving", "listen", "training"},
+    {"serving", "listen", "training", "diarizing"},
     {"commands"},
     {"cli"},
     {"__main__"},

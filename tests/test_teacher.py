@@ -92,7 +92,7 @@ def test_what_a_wider_one_says_is_guessed() -> None:
         return Batch(samples, samples, *[torch.zeros(0)] * 3, WHOLE[:, :112])
 
     batches = [batch(n) for n in range(20, 28)]
-    guess = teacher.guess(encoder, batches)
+    guess = teacher.guess(encoder, batches, 16)
     assert guess.weight.shape == (48, 32)
 
     def distance(batch: Batch) -> float:
@@ -108,4 +108,4 @@ def test_what_a_wider_one_says_is_guessed() -> None:
     guess.weight.zero_()  # the same is said of all
     assert unseen < 0.9 * distance(batch(30))
     with pytest.raises(BadModel, match="Bad speech to follow"):
-        teacher.guess(encoder, [batches[0]._replace(piece=WHOLE - 1)])
+        teacher.guess(encoder, [batches[0]._replace(piece=WHOLE - 1)], 16)

@@ -53,7 +53,8 @@ def _told(frame: bytes) -> int | None:
     first = frame[1] & 8 == 8  # MPEG 1, whose side information is longer
     mono = frame[3] >> 6 == 3
     tag = 4 + ((17 if mono else 32) if first else (9 if mono else 17))
-    if frame[tag : tag + 4] in (b"Xing", b"Info") and frame[tag + 7] & 3 == 3:
+    both = int.from_bytes(frame[tag + 4 : tag + 8], "big") & 3 == 3
+    if frame[tag : tag + 4] in (b"Xing", b"Info") and both:
         return int.from_bytes(frame[tag + 12 : tag + 16], "big")
     if frame[36:40] == b"VBRI":
         return int.from_bytes(frame[46:50], "big")

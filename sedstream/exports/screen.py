@@ -13,6 +13,8 @@ from typing import IO, Any
 
 from ..errors import BadInput
 
+LONGEST = 255
+"""Bytes of a file's name."""
 STDOUT = Path("/dev/stdout")
 """What an error calls it."""
 
@@ -119,7 +121,7 @@ def check_writable(out: Path) -> None:
 
 def _part(out: Path) -> Path:
     name = f".{out.name}.part"
-    if len(os.fsencode(name)) > 255:  # where the file's own name is just short enough
+    if len(os.fsencode(name)) > LONGEST:  # where the file's own name is just short enough
         name = f".{sha256(os.fsencode(out.name)).hexdigest()}.part"
     return out.parent / name
 

@@ -17,7 +17,7 @@ from ..errors import BadModel
 from ..grid import HOP
 from ..manifest import Manifest, find
 from .batches import FRAMES, Batches, Source
-from .brain import Learner
+from .brain import LIVE, Learner
 from .teacher import LAYERS, Teacher
 
 SOUNDS = 16
@@ -51,12 +51,13 @@ def begin(
     followed = whisper if follow is None else _whisper(Path(follow), encoder)
     if followed is None:
         return None
-    batches = [Batches(source, 0, SOUNDS)[n] for n in range(SOUNDS)]
+    drawn = Batches(source, 0, SOUNDS)
+    batches = [drawn[n] for n in range(SOUNDS)]
     if whisper is not None:
         without_positions(own, whisper, torch.cat([batch.clean for batch in batches[:2]]))
     teacher = Teacher(followed, [batch.clean for batch in batches])
     if followed.features != own.features:
-        learner.guess = teacher.guess(own, batches)
+        learner.guess = teacher.guess(own, batches, LIVE[0])
     return teacher
 
 

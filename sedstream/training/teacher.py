@@ -27,8 +27,6 @@ SHORT = 30
 """Frames of which Whisper has nothing to say yet: shorter parts of utterances are not followed."""
 LAYERS = {512: (2, 3), 768: (4, 5)}
 """Of Whisper base and small, by their width, those that carry emotion: a linear probe of whole utterances says so."""
-CHUNK = 16
-"""Frames of the plan live, in which a guess begins."""
 RIDGE = 1e-3
 """Of the sphere in the first guess, relative to the mean variance."""
 
@@ -62,8 +60,9 @@ class Teacher(nn.Module):
         return F.mse_loss(near if guess is None else guess(near), far)
 
     @torch.no_grad()
-    def guess(self, encoder: CachedEncoder, batches: Sequence[Batch]) -> nn.Linear:
-        """The layer that guesses best, by ridge regression, what Whisper says of the batches from what `encoder` does.
+    def guess(self, encoder: CachedEncoder, batches: Sequence[Batch], chunk: int) -> nn.Linear:
+        """The layer that guesses best, by ridge regression, what Whisper says of the batches from what `encoder` does
+        in chunks of so many frames.
 
         Raises:
             BadModel: the batches have no utterance to follow.
@@ -72,7 +71,7 @@ class Teacher(nn.Module):
         inner = torch.zeros(width, width, dtype=torch.float64)
         along = torch.zeros(width, self.whisper.features, dtype=torch.float64)
         for batch in batches:
-            near, far = self._both(encoder(batch.heard, CHUNK), batch.clean, batch.piece)
+            near, far = self._both(encoder(batch.heard, chunk), batch.clean, batch.piece)
             near = F.pad(near.double(), (0, 1), value=1.0)
             inner += near.T @ near
             along += near.T @ far.double()
