@@ -47,13 +47,13 @@ def measure(heads: int, frames: int, device: str) -> tuple[float, float, float, 
     table = torch.randn(heads, 2 * REACH + 1, device=device).to(dtype)
     bias, flex = pairs(table, frames), compiled()
     began = time.perf_counter()
-    answer = flex(q, k, v, gate, table).float().cpu()
+    answer = flex(q, k, v, gate, 0, table).float().cpu()
     spent = time.perf_counter() - began
-    apart = float((answer - masked(q, k, v, gate, bias).float().cpu()).abs().max())
+    apart = float((answer - masked(q, k, v, gate, 0, bias).float().cpu()).abs().max())
     if apart > ALIKE[dtype]:
         raise SystemExit(f"SDPA and FlexAttention differ by {apart:.1e}")
-    by_mask = milliseconds(lambda: masked(q, k, v, gate, bias))
-    return by_mask, milliseconds(lambda: flex(q, k, v, gate, table)), spent, apart
+    by_mask = milliseconds(lambda: masked(q, k, v, gate, 0, bias))
+    return by_mask, milliseconds(lambda: flex(q, k, v, gate, 0, table)), spent, apart
 
 
 def lines(device: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ from .wavlm import BASE_PLUS, LARGE, TICKS, TINY, WINDOW, build, forget, speech,
 
 GOALS = {"WavLM-large": 800, "WavLM-base+": 3_000}
 BATCH = Plan(150, 480, 50)
-"""Of recordings: windows of 13.6 s of which 9.6 s are answered."""
+"""Of recordings: windows of 13.6 s of which 9.6 s are answered; what is shorter is read alone."""
 LENGTHS = (9.6, 60.0, 300.0)
 """Seconds of recordings: an utterance or two, a voice mail, a short call."""
 LIMIT = 0.5
@@ -57,10 +57,11 @@ def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, floa
 
 
 def offline(model: Model, rows: int, length: float) -> float:
-    """Hours of audio an hour, of recordings of some seconds in blocks of the plan batch."""
-    each = math.ceil(length / seconds(BATCH.step))
-    blocks = speech(rows * each, BATCH.window * HOP)
-    return rows * length / best_of(lambda: model(blocks, BATCH))
+    """Hours of audio an hour, of recordings of some seconds in blocks of the plan batch, or of their own length."""
+    frames = round(length * RATE / HOP)
+    plan = BATCH.short(frames) if frames <= BATCH.step else BATCH
+    blocks = speech(rows * math.ceil(frames / plan.step), plan.window * HOP)
+    return rows * length / best_of(lambda: model(blocks, plan))
 
 
 def speechbrain(arguments: dict[str, Any], device: str, samples: int, rows: int) -> float:
@@ -233,7 +234,8 @@ def measure(
     yield from (
         "",
         "Hours of audio an hour: sedstream's plan batch in bf16, SpeechBrain's `diarize_batch` in fp32 with TF32. "
-        f"A block of {seconds(BATCH.step):g} s is computed with its context, {seconds(BATCH.window):g} s.",
+        f"A block of {seconds(BATCH.step):g} s is computed with its context, {seconds(BATCH.window):g} s; a recording "
+        "that is no longer, alone.",
     )
 
     full = peak(device, size)

@@ -15,6 +15,9 @@ PERIOD = 384
 """Frames (7.68 s) after which a session begins to forget, see ``encoders/relay.py``: a whole number of blocks of every
 plan of the default model."""
 
+LENGTHS = 10
+"""Of blocks of short recordings: a GPU prepares itself for each."""
+
 
 def frames_of(samples: int) -> int:
     """The number of frames that ``samples`` touch: frame *f* owns samples [HOP·f, HOP·(f+1))."""
@@ -70,6 +73,12 @@ class Plan:
         """First and last (exclusive) sample that ``block`` reads; the first is negative at the start."""
         first = block * self.step
         return (first - self.left) * HOP, (first + self.step + self.right) * HOP
+
+    def short(self, frames: int) -> Plan:
+        """The plan of a recording of so many ``frames``, at most ``step``: one block without context, of one of few
+        lengths."""
+        length = -(-self.step // (8 * LENGTHS)) * 8
+        return Plan(0, min(self.step, -(-frames // length) * length), 1)
 
     def period(self, block: int) -> int:
         """In which period ``block`` stands: they are of PERIOD frames, or as many more as make a whole block."""

@@ -19,6 +19,7 @@ from .exports import formats
 from .grid import HOP, RATE
 from .loop import tick
 from .manifest import DEFAULT
+from .short import ShortStream
 from .stream import Stream
 from .whole import WholeStream
 from .zoo import Model, load
@@ -222,7 +223,8 @@ class Run:
         if roles is not None and len(roles) != count:
             raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name
-        kind = WholeStream if model.manifest.plan(plan).whole else Stream
+        short = plan == "batch" and model.manifest.kind == "windowed"
+        kind = WholeStream if model.manifest.plan(plan).whole else ShortStream if short else Stream
         self.streams = [kind(model.manifest, plan, labels, keep_frames=frames) for _ in range(count)]
         self._frames: list[list[Any]] | None = [[] for _ in range(count)] if frames else None
         self._roles = roles

@@ -21,7 +21,7 @@ FLOORS = [
     {"zoo"},
     {"block"},
     {"stream"},
-    {"loop", "schedule", "whole"},
+    {"loop", "schedule", "short", "whole"},
     {"offline"},
     {"session"},
     {"engine", "recordings", "sources"},

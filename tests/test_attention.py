@@ -58,7 +58,11 @@ def test_both_agree() -> None:
     assert bias.shape == (1, 4, 37, 40)
     assert bias[0, 1, 3, 9] == table[1, 10 + 6]
     assert bias[0, 2, 30, 3] == table[2, 0]
-    torch.testing.assert_close(masked(q, k, v, gate, bias), flex(q, k, v, gate, table), atol=1e-5, rtol=1e-5)
+    expected = masked(q, k, v, gate, 0, bias)
+    torch.testing.assert_close(flex(q, k, v, gate, 0, table), expected, atol=1e-5, rtol=1e-5)
+    few = q[:, :, 20:29], k, v, gate[:, :, 20:29], 20
+    for found in (masked(*few, bias), flex(*few, table)):
+        torch.testing.assert_close(found, expected[:, :, 20:29], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -26,6 +26,17 @@ def test_blocks_answer_each_frame_once(left: int, steps: int, right: int, block:
     assert plan.span(block + 1)[0] - start == plan.step * HOP
 
 
+@given(st.integers(0, 500), st.integers(1, 60), st.data())
+def test_a_short_recording_is_one_block(left: int, steps: int, data: st.DataObject) -> None:
+    plan = Plan(left, 8 * steps, 50)
+    short = plan.short(data.draw(st.integers(1, plan.step)))
+    lengths = [plan.short(n).step for n in range(1, plan.step + 1)]
+    assert (short.left, short.right) == (0, 1)
+    assert all(n <= length <= plan.step for n, length in enumerate(lengths, 1))
+    assert len(set(lengths)) <= 10
+    assert max(length - n for n, length in enumerate(lengths, 1)) < max(8, plan.step / 10 + 8)
+
+
 @pytest.mark.parametrize("numbers", [(0, 0, 1), (0, 12, 1), (-1, 8, 1), (0, 8, 0)])
 def test_a_plan_off_the_grid_is_refused(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(BadInput, match="Bad plan"):

@@ -22,6 +22,7 @@ from sedstream.exports.summary import rows
 from sedstream.grid import HOP, Plan
 from sedstream.loop import tick
 from sedstream.serving.call import choose_plan
+from sedstream.short import ShortStream
 from sedstream.stream import Stream
 from sedstream.whole import WholeStream
 from sedstream.zoo import load
@@ -260,3 +261,51 @@ def test_arousal_dominance_valence(tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     with pytest.raises(BadModel, match="expected audEERING's"):
         affect.load(tmp_path)
+
+
+@pytest.mark.parametrize("frames", [1, 100, 144, 479, 480])
+def test_a_short_recording(frames: int, checkpoint: Path, speech: NDArray[np.float32], tmp_path: Path) -> None:
+    """Nothing but the recording is read, up to the next length, however it comes; with others in a folder too."""
+    model = load(checkpoint)
+    samples = speech[: frames * HOP - 7]
+    length = -(-frames // 48) * 48
+    padded = np.zeros((length + 1) * HOP, np.float32)
+    padded[: len(samples)] = samples
+    expected = np.exp(model([padded], Plan(0, length, 1))[0][0])
+    found = sedstream.diarize(samples, rate=16_000, model=model)
+    frames_found = found.frames
+    assert len(frames_found.probs) == frames
+    spoken = frames_found.speech
+    assert spoken.any() == (frames > 1)
+    np.testing.assert_array_equal(frames_found.probs[spoken], expected[:frames][spoken])
+    path, longer = tmp_path / "short.wav", tmp_path / "longer.wav"
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    soundfile.write(longer, speech[: 700 * HOP], 16_000, subtype="FLOAT")
+    together = dict(sedstream.diarize_many([path, longer, path], model=model))
+    assert together[path].segments == found.segments
+    assert together[longer].segments == sedstream.diarize(longer, model=model).segments
+
+
+def test_short_spans(checkpoint: Path, speech: NDArray[np.float32]) -> None:
+    """How samples come changes nothing, and what follows a flush is a recording of its own, short or not."""
+    model = load(checkpoint)
+    answers = []
+    for packet in (320, 7_001, 400_000):
+        stream = ShortStream(model.manifest, "batch")
+        for first, end in ((0, 600 * HOP), (600 * HOP, 700 * HOP), (700 * HOP, 780 * HOP)):
+            for start in range(first, end, packet):
+                stream.write(speech[start : min(start + packet, end)])
+                while tick(model, [stream]):
+                    pass
+            if end < 780 * HOP:
+                stream.flush()
+        stream.close()
+        while tick(model, [stream]):
+            pass
+        answers.append([event.segment for event in stream.events() if isinstance(event, Final)])
+    assert answers[0] == answers[1] == answers[2]
+    last = sedstream.diarize(speech[700 * HOP : 780 * HOP], rate=16_000, model=model).segments
+    assert [(s.start - 700, s.end - 700, s.label) for s in answers[0] if s.start >= 700] == [
+        (s.start, s.end, s.label) for s in last
+    ]
+    assert {s.start >= 600 for s in answers[0]} == {True, False}

@@ -64,9 +64,13 @@ def check_attention(device: str, dtype: torch.dtype) -> None:
         q, k, v = (part.view(batch, frames, heads, width).transpose(1, 2) for part in projected.chunk(3, -1))
         gate = (2 * torch.rand(batch, 2 * heads, frames, device=device)).to(dtype).chunk(2, 1)[1]
         table = torch.randn(heads, 61, device=device).to(dtype)
-        found = kernels.attend(q, k, v, gate, pairs(table, frames, kernels.KEYS))
-        near(found, masked(q.float(), k.float(), v.float(), gate.float(), pairs(table.float(), frames)))
-        assert found.transpose(1, 2).is_contiguous()  # what comes next reads it so
+        bias = pairs(table, frames, kernels.KEYS)
+        expected = masked(q.float(), k.float(), v.float(), gate.float(), 0, pairs(table.float(), frames))
+        for some in (slice(None), slice(frames // 2, frames // 2 + 9), slice(frames - 1, frames)):
+            asks = q[:, :, some].clone()  # queries of some frames are made apart
+            found = kernels.attend(asks, k, v, gate[:, :, some], some.start or 0, bias)
+            near(found, expected[:, :, some])
+            assert found.transpose(1, 2).is_contiguous()  # what comes next reads it so
 
 
 def main() -> None:

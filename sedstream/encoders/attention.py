@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 
-Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Queries, keys and values `[B, heads, T, width]` and gates `[B, heads, T]` -> `[B, heads, T, width]`."""
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+"""Queries `[B, heads, Q, width]`, keys and values `[B, heads, T, width]`, gates `[B, heads, Q]`, and the place of the
+first query among the keys -> `[B, heads, Q, width]`."""
 Flex: TypeAlias = Callable[..., Tensor]
 """The same, of a `table` `[heads, 2·reach + 1]` of biases by distance as well."""
 ALIGNED = 8
@@ -48,18 +49,19 @@ def product(gate: Tensor, bias: Tensor) -> Tensor:
     return torch.bmm(column, row).view(heads, frames, batch, -1).permute(2, 0, 1, 3)
 
 
-def masked(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+def masked(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, first: int, bias: Tensor) -> Tensor:
     """By SDPA, with the `bias` that `pairs` gives."""
+    bias = bias[:, :, first : first + q.shape[2]]
     mask = (product if gate.is_cuda else repeated)(gate, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[..., : k.shape[2]])
 
 
-def flex(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, table: Tensor) -> Tensor:
+def flex(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, first: int, table: Tensor) -> Tensor:
     """By FlexAttention, as a `Flex`; slow unless it is compiled."""
     reach = table.shape[1] // 2
 
     def gated(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        distance = (key - query).clamp(-reach, reach) + reach
+        distance = (key - query - first).clamp(-reach, reach) + reach
         return score + gate[batch, head, query] * table[head, distance]
 
     answer = flex_attention(q, k, v, score_mod=gated)
@@ -87,20 +89,32 @@ class GatedAttention(nn.Module):
         self.gru_rel_pos_const = theirs.gru_rel_pos_const
 
     def forward(
-        self, x: Tensor, *, position_bias: Attend, attention_mask: None = None, key_padding_mask: None = None
+        self,
+        x: Tensor,
+        *,
+        position_bias: Attend,
+        attention_mask: None = None,
+        key_padding_mask: None = None,
+        frames: slice = slice(None),
     ) -> tuple[Tensor, Attend]:
-        """`[B, T, width]` -> `[B, T, width]`, and what was handed in."""
-        shape = (*x.shape[:2], self.heads, -1)
+        """`[B, T, width]` -> of some ``frames`` what they see in all, `[B, Q, width]`, and what was handed in."""
+        asks = x[:, frames]
         # Of a head's eight numbers four are summed to each of two gates. Both are linear: so are those of all heads in
         # one product, whose weights are zero for the numbers of other heads.
         linear = self.gru_rel_pos_linear
         weight, bias = linear.weight.view(2, 4, -1).sum(1), linear.bias.view(2, 4).sum(1)
         own = torch.eye(self.heads, device=x.device, dtype=x.dtype)
         weight = torch.einsum("gd,hk->ghkd", weight, own).reshape(2 * self.heads, -1)
-        both = F.linear(x, weight, bias.repeat_interleave(self.heads)).sigmoid()
+        both = F.linear(asks, weight, bias.repeat_interleave(self.heads)).sigmoid()
         update, reset = both.transpose(1, 2).chunk(2, 1)
         gate = update * (reset * self.gru_rel_pos_const.view(-1, 1) - 1.0) + 2.0
-        projected = F.linear(x, self.attention.in_proj_weight, self.attention.in_proj_bias)
-        q, k, v = (part.view(shape).transpose(1, 2) for part in projected.chunk(3, -1))
-        answer = position_bias(q, k, v, gate).transpose(1, 2).flatten(2)
+        weight, bias = self.attention.in_proj_weight, self.attention.in_proj_bias
+        if asks.shape == x.shape:
+            q, k, v = F.linear(x, weight, bias).chunk(3, -1)
+        else:
+            width = x.shape[2]
+            q = F.linear(asks, weight[:width], bias[:width])
+            k, v = F.linear(x, weight[width:], bias[width:]).chunk(2, -1)
+        q, k, v = (part.view(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in (q, k, v))
+        answer = position_bias(q, k, v, gate, frames.start or 0).transpose(1, 2).flatten(2)
         return self.attention.out_proj(answer), position_bias

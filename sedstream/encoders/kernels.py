@@ -132,8 +132,8 @@ def _first(
 
 @triton.jit
 def _attend(
-    q, k, v, gate, bias, y, frames, rows, scale,
-    row, head, time, gate_row, gate_head, gate_time, bias_head, bias_time,
+    q, k, v, gate, bias, y, asked, frames, rows, scale,
+    q_row, q_head, q_time, row, head, time, gate_row, gate_head, gate_time, bias_head, bias_time,
     y_row, y_time,
     width: tl.constexpr, queries: tl.constexpr, keys: tl.constexpr,
 ):  # fmt: skip
@@ -142,10 +142,11 @@ def _attend(
     # Programs that run at once are of the same head, and find its biases close by.
     h, b = (tl.program_id(1) // rows).to(tl.int64), (tl.program_id(1) % rows).to(tl.int64)
     query = tl.program_id(0) * queries + tl.arange(0, queries)
-    asks = query < frames
+    asks = query < asked
     part = tl.arange(0, width)
     place = b * row + h * head
-    asked = tl.load(q + place + query[:, None] * time + part[None, :], mask=asks[:, None], other=0.0)
+    at = q + b * q_row + h * q_head + query[:, None] * q_time + part[None, :]
+    looks = tl.load(at, mask=asks[:, None], other=0.0)
     opening = tl.load(gate + b * gate_row + h * gate_head + query * gate_time, mask=asks, other=0.0)
     opening = opening.to(tl.float32) * 1.4426950409
     highest = tl.full((queries,), -1e30, tl.float32)
@@ -155,7 +156,7 @@ def _attend(
         key = start + tl.arange(0, keys)
         known = key < frames
         held = tl.load(k + place + key[None, :] * time + part[:, None], mask=known[None, :], other=0.0)
-        score = tl.dot(asked, held) * scale
+        score = tl.dot(looks, held) * scale
         near = tl.load(bias + h * bias_head + query[:, None] * bias_time + key[None, :], mask=asks[:, None], other=0.0)
         score += opening[:, None] * near.to(tl.float32)
         score = tl.where(known[None, :], score, -1e30)
@@ -171,16 +172,16 @@ def _attend(
     tl.store(to, answer.to(y.dtype.element_ty), mask=asks[:, None])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, first: int, bias: Tensor) -> Tensor:
     """Attention with gated biases, which are not written down: arguments and answer as those of `attention.masked`.
 
-    Queries, keys and values have the same strides, and their numbers of a frame lie side by side; rows of the biases
-    end at a multiple of `KEYS`."""
-    batch, heads, frames, width = q.shape
-    y = torch.empty(batch, frames, heads, width, device=q.device, dtype=q.dtype)
-    _attend[(triton.cdiv(frames, QUERIES), batch * heads)](
-        q, k, v, gate, bias, y, frames, batch, 1.4426950409 / width**0.5,
-        *q.stride()[:3], *gate.stride(), *bias.stride()[1:3], *y.stride()[:2],
+    Keys and values have the same strides, the numbers of a frame lie side by side, and rows of the biases end at a
+    multiple of `KEYS`."""
+    batch, heads, asked, width = q.shape
+    y = torch.empty(batch, asked, heads, width, device=q.device, dtype=q.dtype)
+    _attend[(triton.cdiv(asked, QUERIES), batch * heads)](
+        q, k, v, gate, bias[:, :, first:], y, asked, k.shape[2], batch, 1.4426950409 / width**0.5,
+        *q.stride()[:3], *k.stride()[:3], *gate.stride(), *bias.stride()[1:3], *y.stride()[:2],
         width, QUERIES, KEYS, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     return y.transpose(1, 2)

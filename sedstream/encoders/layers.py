@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .attention import GatedAttention
 from .fused import add_norm, dense_gelu, norm, norm_of_sum
 
 
@@ -17,7 +18,7 @@ def states(
     states of the numbers ``outputs``: 0 is what goes in, the last one stands behind the final norm.
 
     ``options`` are for the attention of each layer. What no frame asked for needs is not computed: in the last layer,
-    all behind the attention of other frames.
+    of other frames all but keys and values.
     """
     last = max(outputs)
     # torchaudio's flag of the transformer says the opposite of that of its layers.
@@ -31,9 +32,9 @@ def _norms_behind(
 ) -> dict[int, Tensor]:
     found = {}
     for number, layer in enumerate(layers, 1):
-        heard = layer.attention(x, **options)[0]
+        heard = _heard(layer.attention, x, frames if number == len(layers) else slice(None), options)
         if number == len(layers):
-            x, heard = x[:, frames], heard[:, frames]
+            x = x[:, frames]
         x = norm_of_sum(x, heard, layer.layer_norm)
         x = norm_of_sum(x, _feed_forward(layer, x), layer.final_layer_norm)
         if number in outputs:
@@ -48,14 +49,23 @@ def _norms_first(
     norms = [layer.layer_norm for layer in transformer.layers] + [transformer.layer_norm]
     normed = norm(x, norms[0]) if layers else x
     for number, layer in enumerate(layers, 1):
-        heard = layer.attention(normed, **options)[0]
+        heard = _heard(layer.attention, normed, frames if number == len(layers) else slice(None), options)
         if number == len(layers):
-            x, heard = x[:, frames], heard[:, frames]
+            x = x[:, frames]
         x, normed = add_norm(x, heard, layer.final_layer_norm)
         x, normed = add_norm(x, _feed_forward(layer, normed), norms[number])
         if number in outputs:
             found[number] = normed if number == len(transformer.layers) else x
     return found
+
+
+def _heard(attention: Any, x: Tensor, frames: slice, options: dict[str, Any]) -> Tensor:
+    """What some frames hear of all."""
+    if isinstance(attention, GatedAttention):
+        some: Tensor = attention(x, frames=frames, **options)[0]
+        return some
+    every: Tensor = attention(x, **options)[0]
+    return every[:, frames]
 
 
 def _feed_forward(layer: Any, x: Tensor) -> Tensor:
