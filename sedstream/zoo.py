@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .encoders import speechbrain
-from .encoders.batches import BUCKETS, bucket, halving, less, shares
+from .encoders.batches import BUCKETS, FIRST, bucket, halving, less, shares
 from .encoders.cached import CachedEncoder
 from .encoders.heads import CachedHead, FrameHead, LinearHead
 from .encoders.networks import CachedNetwork, Network, OverlappingNetwork, WindowedNetwork
@@ -90,14 +90,10 @@ class Model:
             size = self._network.rows(plan) if cpu else 1
             parts = [order[n : n + size] for n in range(0, len(order), size)]
         else:
+            frames = self._network.reads(plan, all(b.follows for b in before)) // HOP
             waiting = iter(order)
-            parts = [list(islice(waiting, rows)) for rows in shares(len(order), self._most)]
-        answers = (spread if cpu else map)(
-            lambda rows: halving(
-                lambda some: self._part([blocks[n] for n in some], [before[n] for n in some], plan), rows, self._less
-            ),
-            parts,
-        )
+            parts = [list(islice(waiting, rows)) for rows in shares(len(order), self._most, FIRST // frames)]
+        answers = (spread if cpu else map)(lambda rows: self._some(rows, blocks, before, plan), parts)
         scores, affect, memories = zip(*(answer for part in answers for answer in part), strict=True)
         self._transfers.wait()  # the one time that the host waits for all of a GPU's answers
         back = np.argsort(order)
@@ -108,6 +104,14 @@ class Model:
     def rows(self, plan: Plan) -> int:
         """How many blocks of a plan cost a core no more than one: those that share a batch."""
         return self._network.rows(plan) if self.device.type == "cpu" else 1
+
+    def _some(
+        self, rows: Sequence[int], blocks: Array | Sequence[Array], before: Sequence[Before], plan: Plan
+    ) -> list[tuple[Tensor, Tensor, list[Any]]]:
+        """The answers for the rows of one batch, or of several where it does not fit in memory."""
+        return halving(
+            lambda some: self._part([blocks[n] for n in some], [before[n] for n in some], plan), rows, self._less
+        )
 
     def _less(self, rows: int) -> None:
         """A batch of so many rows did not fit in memory."""
@@ -150,9 +154,11 @@ class Model:
         blank = np.zeros(RATE if plan.whole else plan.window * HOP, np.float32)
         sizes = BUCKETS if full and self.device.type != "cpu" and not plan.whole else BUCKETS[:1]
         for rows in sizes:
-            _, _, memories = self([blank] * rows, plan)
-            if full:
-                self([blank] * rows, plan, before=[Before(memory, True) for memory in memories])
+            before = [Before()] * rows
+            for _ in range(1 + full):
+                answers = self._some(range(rows), [blank] * rows, before, plan)
+                before = [Before(memory, True) for *_, memories in answers for memory in memories]
+            self._transfers.wait()
 
 
 def one_core() -> None:

@@ -59,6 +59,17 @@ def test_batches_are_nearly_full(most: int) -> None:
     assert shares(800, 512) == [288, 512]
     assert shares(700, 512) == [60, 128, 512]
     assert shares(500, 512) == [500]
+    assert shares(64, 512, 34) == [32, 32]
+    assert shares(512, 512, 65) == [64, 64, 128, 256]
+    assert shares(448, 512, 65) == [64, 128, 128, 128]
+    assert shares(3, 512, 0) == [1, 2]
+    for first in (1, 7, 40, 100):
+        for rows in range(1, 700):
+            parts = shares(rows, most, first)
+            assert sum(parts) == rows
+            assert max(parts) <= most
+            assert parts[0] <= first
+            assert sum(map(bucket, parts)) < 4 / 3 * rows + 64
     assert [less(rows) for rows in (1, 2, 3, 256, 257, 400, 512)] == [1, 1, 2, 128, 128, 128, 256]
 
 

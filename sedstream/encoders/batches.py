@@ -13,6 +13,8 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 320, 384, 448, 512)
 """Batch sizes used on a GPU: fixed shapes, so that a row's numbers do not depend on how full the batch is."""
 BUSY = 64
 """Rows that keep a GPU busy: a smaller batch is answered hardly sooner."""
+FIRST = 16_384
+"""Frames whose samples are sent before anything is computed, at most: all others travel while a GPU computes."""
 Answer = TypeVar("Answer")
 FULL = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 """What else says so, in a plain RuntimeError: a CPU, pinned memory, CUDA's libraries."""
@@ -28,9 +30,10 @@ def less(rows: int) -> int:
     return max(size for size in BUCKETS if size == 1 or size <= bucket(rows) // 2)
 
 
-def shares(rows: int, most: int) -> list[int]:
+def shares(rows: int, most: int, first: int | None = None) -> list[int]:
     """How many of some rows go into each batch, none of more than `most`, a bucket: of a large one that is not full, at
-    most a quarter is idle. The smallest comes first: a GPU has nothing to do before it is there."""
+    most a quarter is idle. The smallest comes first, of no more than `first` rows: a GPU has nothing to do before it is
+    there."""
     found = []
     while rows:
         size = bucket(min(rows, most))
@@ -38,7 +41,10 @@ def shares(rows: int, most: int) -> list[int]:
             size = less(size)
         found.append(min(rows, size))
         rows -= found[-1]
-    return found[::-1]
+    found.reverse()
+    while found and first is not None and found[0] > max(1, first):
+        found[:1] = shares(found[0], less(found[0]))
+    return found
 
 
 def halving(
