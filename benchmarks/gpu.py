@@ -1,8 +1,9 @@
-"""What one GPU holds: ``python -m benchmarks gpu [--tiny]``.
+"""What one GPU holds: ``python -m benchmarks gpu [--tiny] [--only PART]``.
 
 Weights are random where a checkpoint would have to be pulled: the numbers mean nothing, the time does. Every session
 speaks all the time, and its audio is in memory. ``--tiny``: small networks and few sessions, on whatever there is, to
-see that it runs; nothing is written then.
+see that it runs; nothing is written then. ``--only``: one part, ``sessions``, ``recordings``, ``exactness`` or
+``steps``; each is a section of its own, written once it is measured.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -172,66 +174,63 @@ def same(model: Model, other: Model, rows: int) -> tuple[bool, float]:
     return bool(np.array_equal(scores, turned)), float(agree)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="only see that it runs")
-    options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.tiny:
-        shapes = {"WavLM-large": TINY | {"norm": "layer"}, "WavLM-base+": TINY}
-        print("\n".join(measure(shapes, device, most=2, rows=2, times=2, size=256, lengths=(2.0, 4.0))))
-    elif device == "cpu":
-        print("no GPU here: nothing to measure (--tiny sees that it runs)")
-    else:
-        shapes = {"WavLM-large": LARGE, "WavLM-base+": BASE_PLUS}
-        lines = measure(shapes, device, most=32_768, rows=512, times=TICKS, size=8192)
-        front = "is" if LIBRARY.is_file() else "is not"
-        head = (
-            f"{torch.cuda.get_device_name()}, random weights, model alone, audio in memory; the native front-end "
-            f"{front} built."
-        )
-        write("GPU", "\n".join([head, "", *told(lines)]))
+@dataclass(frozen=True)
+class Case:
+    """What is measured, and where.
+
+    ``shapes``: of the WavLMs. ``most``: sessions to try. ``rows``: of a full batch. ``times``: ticks. ``size``: of the
+    matrices that show the peak. ``lengths`` of recordings in seconds.
+    """
+
+    shapes: Mapping[str, dict[str, Any]]
+    device: str
+    most: int = 32_768
+    rows: int = 512
+    times: int = TICKS
+    size: int = 8192
+    lengths: Sequence[float] = LENGTHS
 
 
-def told(lines: Iterable[str]) -> Iterator[str]:
-    """The lines as they come, shown as well: it takes minutes."""
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)
-        yield line
+HALF = torch.bfloat16
 
 
-def measure(
-    shapes: Mapping[str, dict[str, Any]],
-    device: str,
-    *,
-    most: int,
-    rows: int,
-    times: int,
-    size: int,
-    lengths: Sequence[float] = LENGTHS,
-) -> Iterator[str]:
-    """The section, line by line. ``rows``: sessions of a full batch; ``size``: of the matrices that show the peak."""
-    half = torch.bfloat16
+def holds(case: Case) -> Iterator[str]:
+    """How many sessions it holds."""
     yield from ("| sessions, 5 s windows every 0.48 s | hold | p99 of a tick | goal |", "|---|---|---|---|")
-    for name, shape in shapes.items():
-        count, took = sessions(steps.on_rings(build(shape, device, half)), WINDOW, most, times)
+    for name, shape in case.shapes.items():
+        model = steps.on_rings(build(shape, case.device, HALF))
+        count, took = sessions(model, WINDOW, case.most, case.times)
+        del model
         forget()
         yield f"| {name}, bf16, rings | {count} | {took * 1e3:.0f} ms | {GOALS[name]} |"
-    count, took = sessions(sedstream.load(device=device), find(DEFAULT).plan("live"), most, times)
+    plan = find(DEFAULT).plan("live")
+    count, took = sessions(sedstream.load(device=case.device), plan, case.most, case.times)
     forget()
     yield f"| default model, plan live | {count} | {took * 1e3:.0f} ms | 10000 |"
-
-    shape = shapes["WavLM-large"]
-    model = build(shape, device, half)
-    several = max(1, rows // 8)
+    shape = case.shapes["WavLM-large"]
+    full = peak(case.device, case.size)
+    model = build(shape, case.device, HALF)
+    share = case.rows * work(shape, WINDOW.window) / min(ticks(model, WINDOW, case.rows, case.times)) / full
+    del model
+    forget()
     yield from (
         "",
+        f"bf16 matrix peak {full / 1e12:.0f} TFLOP/s; a tick of {case.rows} reaches {share:.0%} of it (goal 35 %).",
+    )
+
+
+def recordings(case: Case) -> Iterator[str]:
+    """How fast it is with recordings, beside SpeechBrain."""
+    shape = case.shapes["WavLM-large"]
+    model = build(shape, case.device, HALF)
+    several = max(1, case.rows // 8)
+    yield from (
         "| WavLM-large, recordings of | together | sedstream | SpeechBrain | ratio, goal 10 |",
         "|---|---|---|---|---|",
     )
-    for length in lengths:
-        count = max(1, round(several * lengths[0] / length))
-        ours, theirs = offline(model, count, length), speechbrain(shape, device, int(length * RATE), count)
+    for length in case.lengths:
+        count = max(1, round(several * case.lengths[0] / length))
+        ours, theirs = offline(model, count, length), speechbrain(shape, case.device, int(length * RATE), count)
         forget()
         yield f"| {length:g} s | {count} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.1f} |"
     yield from (
@@ -241,24 +240,56 @@ def measure(
         "that is no longer, alone.",
     )
 
-    full = peak(device, size)
-    share = rows * work(shape, WINDOW.window) / min(ticks(model, WINDOW, rows, times)) / full
-    yield from (
-        "",
-        f"bf16 matrix peak {full / 1e12:.0f} TFLOP/s; a tick of {rows} reaches {share:.0%} of it (goal 35 %).",
-    )
-    del model
-    forget()
-    for name, shape in shapes.items():
-        exact, agree = same(*(build(shape, device, dtype) for dtype in (half, torch.float32)), rows)
+
+def exactness(case: Case) -> Iterator[str]:
+    """Whether a session's numbers depend on the others, and on the precision."""
+    for name, shape in case.shapes.items():
+        exact, agree = same(*(build(shape, case.device, dtype) for dtype in (HALF, torch.float32)), case.rows)
         forget()
         yield (
-            f"{name}: a session among {rows - 1} is {'exactly' if exact else 'not exactly'} the same wherever it "
+            f"{name}: a session among {case.rows - 1} is {'exactly' if exact else 'not exactly'} the same wherever it "
             f"stands; fp32 and bf16 agree in {agree:.2%} of the labels."
         )
-    shape = shapes["WavLM-large"]
-    yield ""
-    yield from steps.table(shape, device, max(2, rows // 2), min(times, 3))
+
+
+def gains(case: Case) -> Iterator[str]:
+    """What each step gains."""
+    return steps.table(case.shapes["WavLM-large"], case.device, max(2, case.rows // 2), min(case.times, 3))
+
+
+PARTS = {"sessions": holds, "recordings": recordings, "exactness": exactness, "steps": gains}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="only see that it runs")
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts = [options.only] if options.only else PARTS
+    if options.tiny:
+        shapes = {"WavLM-large": TINY | {"norm": "layer"}, "WavLM-base+": TINY}
+        case = Case(shapes, device, most=2, rows=2, times=2, size=256, lengths=(2.0, 4.0))
+        for part in parts:
+            print("\n".join(PARTS[part](case)), end="\n\n")
+    elif device == "cpu":
+        print("no GPU here: nothing to measure (--tiny sees that it runs)")
+    else:
+        case = Case({"WavLM-large": LARGE, "WavLM-base+": BASE_PLUS}, device)
+        front = "is" if LIBRARY.is_file() else "is not"
+        head = (
+            f"{torch.cuda.get_device_name()}, random weights, model alone, audio in memory; the native front-end "
+            f"{front} built."
+        )
+        for part in parts:
+            write(f"GPU: {part}", "\n".join([head, "", *told(PARTS[part](case))]))
+
+
+def told(lines: Iterable[str]) -> Iterator[str]:
+    """The lines as they come, shown as well: it takes minutes."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+        yield line
 
 
 if __name__ == "__main__":
