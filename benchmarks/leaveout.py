@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from sedstream.training.discriminants import Known
-from sedstream.training.recipe import train
+from sedstream.training.recipe import EAGER, train
 
 from . import accuracy
 
@@ -42,7 +42,14 @@ def main() -> None:
     train(data, common, init=whisper, without=CORPORA, name="common", following=FOLLOWING, **hours)
     known: Known = {}  # the encoder is the same for all
     for name, folder in folders.items():
-        rest = {"without": (name,), "name": f"without-{name}", "encoder_rate": 0, "kept": 0, "known": known}
+        rest = {
+            "without": (name,),
+            "name": f"without-{name}",
+            "encoder_rate": 0,
+            "kept": 0,
+            "eager": EAGER,
+            "known": known,
+        }
         train(data, folder, init=common, **rest, **head)
     models = ",".join(f"{name}={folder}" for name, folder in folders.items())
     asked = {"data": data, "split": options.split, "store": store, "whisper": whisper, "only": "leave-out"}

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as Reference
@@ -81,6 +82,20 @@ def test_rows_are_independent(encoder: WhisperEncoder) -> None:
     quiet = torch.cat([voice(60), voice(60, 1) * 1e-3])
     torch.testing.assert_close(encoder(quiet)[:1], encoder(voice(60)), atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder(quiet)[1:], encoder(voice(60, 1) * 1e-3), atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_several_lengths_at_once(encoder: WhisperEncoder) -> None:
+    lengths, longest = torch.tensor([31, 50, 8]), 50
+    sounds = [voice(int(frames), seed) for seed, frames in enumerate(lengths)]
+    mirrored = [F.pad(sound, (200, 200), mode="reflect")[0] for sound in sounds]
+    samples = torch.full((3, longest * 320 + 400), 0.5)  # what stands behind an end is not heard
+    for row, sound in zip(samples, mirrored, strict=True):
+        row[: len(sound)] = sound
+    found = encoder.several(samples, lengths)
+    assert found.shape == (3, longest, encoder.features)
+    for answer, sound, frames in zip(found, sounds, lengths.tolist(), strict=True):
+        torch.testing.assert_close(answer[:frames], encoder(sound)[0], atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [0, 319, 321, 101 * 320])

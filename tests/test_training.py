@@ -130,7 +130,13 @@ def test_train_after_a_wider_whisper(
     train(data, tmp_path / "other", **(settings | {"follow": None}))
     before = load_file(tmp_path / "other" / "weights.safetensors")
     assert not torch.equal(now["encoder.conv1.weight"], before["encoder.conv1.weight"])
-    train(data, tmp_path / "more", **(settings | {"init": tmp_path / "model"}))
+    # One that goes on follows alone.
+    weights = []
+    for name, change in (("more", {}), ("alone", {"following": 1.0}), ("both", {"following": 0.0})):
+        train(data, tmp_path / name, rows=6, **(settings | {"init": tmp_path / "model"} | change))
+        weights.append(load_file(tmp_path / name / "weights.safetensors")["encoder.conv1.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
     with pytest.raises(BadModel, match=r"Bad start '.*wide.*', expected a Whisper of width 32"):
         train(data, tmp_path / "bad", **(settings | {"init": wide}))
     monkeypatch.setattr("sedstream.training.start.LAYERS", {48: (1, 2)})
@@ -155,6 +161,7 @@ def test_train_on_a_gpu(data: Path, checkpoint: Path, tmp_path: Path) -> None:
 def test_same_batches_anywhere(data: Path, tmp_path: Path) -> None:
     source = Source(data, tmp_path / "speech")
     found = Batches(source, 3, 4)
+    assert len(Batches(source, 3, 4, rows=2)[0].heard) == 2
     for one, two in zip(found[2], Batches(source, 3, 9, first=1)[1], strict=True):
         torch.testing.assert_close(one, two, equal_nan=True)
     assert not torch.equal(found[0].heard, found[1].heard)

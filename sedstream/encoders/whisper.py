@@ -71,12 +71,12 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, width]` -> `[B, T, width]`."""
+    def forward(self, x: Tensor, there: Tensor | None = None) -> Tensor:
+        """`[B, T, width]` -> `[B, T, width]`; `there` bool `[B, 1, 1, T]`: the frames that are seen, None: all."""
         batch, frames, width = x.shape
         shape = (batch, frames, self.heads, width // self.heads)
         q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=there)
         out: Tensor = self.out_proj(y.transpose(1, 2).reshape(batch, frames, width))
         return out
 
@@ -92,9 +92,9 @@ class Layer(nn.Module):
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, T, width]` -> `[B, T, width]`."""
-        x = x + self.self_attn(self.self_attn_layer_norm(x))
+    def forward(self, x: Tensor, there: Tensor | None = None) -> Tensor:
+        """As `SelfAttention`."""
+        x = x + self.self_attn(self.self_attn_layer_norm(x), there)
         y: Tensor = self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
         return x + y
 
@@ -154,10 +154,38 @@ class WhisperEncoder(nn.Module):
             raise BadInput(
                 f"Bad window of {samples.shape[-1]} samples, expected a multiple of {HOP} up to {HOP * longest}"
             )
-        x = F.gelu(self.conv1(self.log_mel(samples)))
-        x = F.gelu(self.conv2(x)).transpose(1, 2) + self.embed_positions.weight[:frames]
+        return self.encode(self.log_mel(samples))
+
+    def several(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        """Windows of several lengths at once: each gives what it gives alone.
+
+        Args:
+            samples: float32 `[B, 200 + longest·320 + 200]`; each window is mirrored at its ends, as `torch.stft` does.
+            lengths: of each in frames, int64 `[B]`.
+
+        Returns:
+            Features `[B, longest, D]`; those of frames that a window does not have mean nothing.
+        """
+        frames = (samples.shape[1] - FFT) // HOP
+        log = self.log_mel.log_power(samples, center=False)[..., : 2 * frames]
+        there = torch.arange(2 * frames, device=samples.device) < 2 * lengths[:, None]
+        loudest = log.masked_fill(~there[:, None], -torch.inf).amax((1, 2), keepdim=True).clamp(min=SILENCE)
+        return self.encode(self.log_mel.scale(log, loudest), there)
+
+    def encode(self, mel: Tensor, there: Tensor | None = None) -> Tensor:
+        """Spectrograms `[B, mels, 2·T]` -> features `[B, T, D]`; `there` bool `[B, 2·T]`: what each has of it, from its
+        beginning on, None: all."""
+        seen = None if there is None else there[:, None, None, ::2]
+        x = F.gelu(self.conv1(_only(mel, there)))
+        x = F.gelu(self.conv2(_only(x, there))).transpose(1, 2)
+        x = x + self.embed_positions.weight[: x.shape[1]]
         hidden = []
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, seen)
             hidden.append(x)
         return torch.cat([hidden[n - 1] for n in self.outputs], -1)
+
+
+def _only(x: Tensor, there: Tensor | None) -> Tensor:
+    """`[B, C, N]`, zeros where nothing is: what a convolution finds beyond an end."""
+    return x if there is None else x * there[:, None]

@@ -23,7 +23,8 @@ from .rows import find_table
 FRAMES = 384
 """Frames in a window: 7.68 s, a multiple of every chunk length that is trained."""
 ROWS = 10
-"""Windows in a batch."""
+"""Windows in a batch; MANY where there are hundreds of hours to train with on a GPU, which needs as much to be busy."""
+MANY = 96
 RIGHT = 28
 """Look-ahead in frames that a frame must have to be trained: that of the slowest live plan."""
 
@@ -57,10 +58,10 @@ class Batch(NamedTuple):
 
 
 class Batches(Dataset[Batch]):
-    """The batches `first` to `first + count` of a seed."""
+    """The batches `first` to `first + count` of a seed, of so many `rows`."""
 
-    def __init__(self, source: Source, seed: int, count: int, first: int = 0) -> None:
-        self.source, self.seed, self.count, self.first = source, seed, count, first
+    def __init__(self, source: Source, seed: int, count: int, first: int = 0, rows: int = ROWS) -> None:
+        self.source, self.seed, self.count, self.first, self.rows = source, seed, count, first, rows
 
     def __len__(self) -> int:
         return self.count
@@ -69,7 +70,7 @@ class Batches(Dataset[Batch]):
         """Batch `number`, drawn anew."""
         voices, corpora = _read(replace(self.source, clean=False))
         rng = np.random.default_rng([self.seed, self.first + number])
-        rows = [_row(self.source, voices, corpora, rng) for _ in range(ROWS)]
+        rows = [_row(self.source, voices, corpora, rng) for _ in range(self.rows)]
         heard, clean, emotion, affect, weight, piece = (torch.from_numpy(np.stack(c)) for c in zip(*rows, strict=True))
         return Batch(heard, clean, emotion.long(), affect, weight, piece)
 

@@ -1,11 +1,13 @@
 """`sedstream train`: the recipe from the command line, or fine-tuning on a labelled folder."""
 
 import argparse
+import os
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from .batches import MANY
 from .recipe import train
 from .rows import find_table
 from .tune import tune
@@ -20,6 +22,8 @@ def run(options: argparse.Namespace) -> None:
         common["hours"] = options.hours
     if find_table(data) is None:
         without = tuple(options.without.split(",")) if options.without else ()
+        if options.device != "cpu":
+            common |= {"rows": MANY, "workers": max(1, (os.cpu_count() or 2) - 1)}
         report = train(data, out, without=without, follow=options.follow, **common)
         _show(report, "valid")
     elif options.without:

@@ -79,6 +79,7 @@ def train(
     follow: str | Path | None = None,
     device: str = "cpu",
     workers: int = 2,
+    rows: int = ROWS,
     name: str = DEFAULT,
     without: tuple[str, ...] = (),
     encoder: Mapping[str, Any] = ENCODER,
@@ -86,7 +87,7 @@ def train(
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
     kept: float = KEPT,
-    eager: float = EAGER,
+    eager: float | None = None,
     known: discriminants.Known | None = None,
     quiet: bool = False,
     **schedule: float,
@@ -104,18 +105,21 @@ def train(
             `init`; None: a model that goes on follows none.
         device: cpu or cuda.
         workers: processes that read and augment; 0: this one.
+        rows: windows in a batch.
         name: of the model, in its manifest.
         without: names of corpora to leave out.
         encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         kept: share of the model that it goes on from in the weights that are published, 0 to 1.
-        eager: nats that neutral, the first label, loses beside the calibration; 0 if the start has lost them already.
+        eager: nats that neutral, the first label, loses beside the calibration; None: `EAGER`, or none if the start has
+            lost them.
         known: what the experts are fitted to, of corpora that another training heard with the same encoder, which
             rests; those of this one are put there.
         quiet: show no progress.
         schedule: numbers of `Schedule` other than `steps`; `encoder_rate` 0: only the head learns. Unless told, the
-            `average` of a short training is shorter.
+            `average` of a short training is shorter, and the encoder of a model that goes on and follows learns from
+            that alone (`following` 1).
 
     Returns:
         Figures on the valid split: recall per class, unweighted average recall, concordance, temperature; those of the
@@ -135,7 +139,7 @@ def train(
     source = Source(data, work / "speech", without=without, labels=labels)
     corpora = read(source, workers)
     voices = speakers(source, corpora)
-    per_hour = 3600 * 50 / (FRAMES * ROWS)
+    per_hour = 3600 * 50 / (FRAMES * rows)
     steps = max(1, round(hours * per_hour))
     epochs = max(1, round(hours / every))
 
@@ -150,6 +154,10 @@ def train(
     start = None if learner.fresh else copy.deepcopy(learner).eval()
     said = corpora.split("train", without)
     to_fit = discriminants.begin(learner, said)
+    if start is not None and teacher is not None:
+        schedule.setdefault("following", 1.0)
+    if eager is None:
+        eager = EAGER if start is None else 0.0
     counter = EpochCounter(epochs)
     # An average that reaches further back than a tenth of the steps would still hold the start.
     schedule.setdefault("average", max(0.8, min(Schedule.average, 1 - 10 / steps)))
@@ -166,7 +174,7 @@ def train(
         Batches(replace(source, split="valid", clean=clean), seed, max(1, min(16, steps))) for clean in (True, False)
     ]
     heard = [batch for batches in valid for batch in DataLoader(batches, batch_size=None, num_workers=workers)]
-    train_set = _Epochs(source, seed, -(-steps // epochs), counter)
+    train_set = _Epochs(source, seed, -(-steps // epochs), counter, rows)
     loader = DataLoader(train_set, batch_size=None, num_workers=workers, multiprocessing_context=_context(workers))
     few: DataLoader[Batch] = DataLoader(heard[::4], batch_size=None)  # type: ignore[arg-type]
     brain.fit(counter, loader, few, progressbar=not quiet)
@@ -196,8 +204,8 @@ def train(
 class _Epochs(Batches):
     """The batches of an epoch: every epoch has others."""
 
-    def __init__(self, source: Source, seed: int, count: int, counter: EpochCounter) -> None:
-        super().__init__(source, seed, count)
+    def __init__(self, source: Source, seed: int, count: int, counter: EpochCounter, rows: int) -> None:
+        super().__init__(source, seed, count, rows=rows)
         self.counter = counter
 
     def __getitem__(self, number: int) -> Batch:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..encoders.cached import BEFORE, CachedEncoder
-from ..encoders.whisper import WhisperEncoder
+from ..encoders.whisper import FFT, WhisperEncoder
 from ..errors import BadModel
 from ..grid import HOP
 from .batches import Batch
@@ -27,6 +27,8 @@ SHORT = 30
 """Frames of which Whisper has nothing to say yet: shorter parts of utterances are not followed."""
 LAYERS = {512: (2, 3), 768: (4, 5)}
 """Of Whisper base and small, by their width, those that carry emotion: a linear probe of whole utterances says so."""
+GROUPS = 4
+"""Of utterances that are heard at once: in fewer more of what is computed is nobody's, in more a GPU has less to do."""
 RIDGE = 1e-3
 """Of the sphere in the first guess, relative to the mean variance."""
 
@@ -86,14 +88,26 @@ class Teacher(nn.Module):
 
     def _both(self, features: Tensor, clean: Tensor, piece: Tensor) -> tuple[Tensor, Tensor]:
         """Of all frames that are followed, the features `[n, D]` and Whisper's `[n, D']`."""
-        outputs = len(self.whisper.outputs)
-        found = normalised(features, outputs).flatten(2)
+        found = normalised(features, len(self.whisper.outputs)).flatten(2)
         near, far = [found[0, :0]], [self.usual[:0].flatten(1)]
-        for row, first, end in parts(piece):
-            theirs = self._features(clean[row : row + 1, (BEFORE + first) * HOP : (BEFORE + end) * HOP])
-            far.append((theirs[0] - self.usual[: end - first]).flatten(1))
-            near.append(found[row, first:end])
+        for row, first, length in alike(piece):
+            row, first, length = (numbers.to(clean.device) for numbers in (row, first, length))
+            theirs = self._alone(clean, row, first, length)
+            frame = torch.arange(theirs.shape[1], device=clean.device)
+            there = frame < length[:, None]
+            far.append((theirs - self.usual[: len(frame)]).flatten(2)[there])
+            near.append(found[row[:, None].expand_as(there)[there], (first[:, None] + frame)[there]])
         return torch.cat(near), torch.cat(far)
+
+    @torch.no_grad()
+    def _alone(self, clean: Tensor, row: Tensor, first: Tensor, length: Tensor) -> Tensor:
+        """Whisper's features of the utterances of so many frames in rows of clean windows, `[n, longest, outputs,
+        width]`."""
+        place = torch.arange(-FFT // 2, int(length.max()) * HOP + FFT // 2, device=clean.device).abs()
+        last = length[:, None] * HOP - 1
+        place = torch.where(place > last, 2 * last - place, place).clamp(min=0)  # mirrored at both ends
+        samples = clean[row[:, None], (BEFORE + first[:, None]) * HOP + place]
+        return normalised(self.whisper.several(samples, length), len(self.whisper.outputs))
 
     @torch.no_grad()
     def _features(self, samples: Tensor) -> Tensor:
@@ -109,6 +123,14 @@ def parts(piece: Tensor) -> Iterator[tuple[int, int, int]]:
         for number, length, end in zip(found.tolist(), lengths.tolist(), ends, strict=True):
             if number >= 0 and length >= SHORT:
                 yield row, end - length, end
+
+
+def alike(piece: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows, first frames and numbers of frames of the utterances in `piece`, int64: in a few groups of like lengths."""
+    found = torch.tensor([(row, first, end - first) for row, first, end in parts(piece)]).view(-1, 3)
+    for group in found[found[:, 2].argsort()].tensor_split(GROUPS):
+        if len(group):
+            yield group[:, 0], group[:, 1], group[:, 2]
 
 
 def normalised(features: Tensor, outputs: int) -> Tensor:
