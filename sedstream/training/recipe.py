@@ -86,7 +86,7 @@ def train(
     head: Mapping[str, Any] = HEAD,
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
-    kept: float = KEPT,
+    kept: float | None = None,
     eager: float | None = None,
     known: discriminants.Known | None = None,
     quiet: bool = False,
@@ -111,7 +111,8 @@ def train(
         encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
-        kept: share of the model that it goes on from in the weights that are published, 0 to 1.
+        kept: share of the model that it goes on from in the weights that are published, 0 to 1; None: `KEPT`, or 0 where
+            the encoder learns from what it follows alone.
         eager: nats that neutral, the first label, loses beside the calibration; None: `EAGER`, or none if the start has
             lost them.
         known: what the experts are fitted to, of corpora that another training heard with the same encoder, which
@@ -156,6 +157,8 @@ def train(
     to_fit = discriminants.begin(learner, said)
     if start is not None and teacher is not None:
         schedule.setdefault("following", 1.0)
+    if kept is None:
+        kept = 0.0 if teacher is not None and schedule.get("following", 0.0) >= 1 else KEPT
     if eager is None:
         eager = EAGER if start is None else 0.0
     counter = EpochCounter(epochs)
