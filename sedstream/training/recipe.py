@@ -111,7 +111,7 @@ def train(
         encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
-        kept: share of the model that it goes on from in the weights that are published, 0 to 1; None: `KEPT`, or 0 where
+        kept: share of the model that it goes on from in the weights that are published, 0 to 1; None: `KEPT`, or 0 if
             the encoder learns from what it follows alone.
         eager: nats that neutral, the first label, loses beside the calibration; None: `EAGER`, or none if the start has
             lost them.
