@@ -38,6 +38,7 @@ LENGTHS = (9.6, 60.0, 300.0)
 """Seconds of recordings: an utterance or two, a voice mail, a short call."""
 LIMIT = 0.5
 """Seconds that a tick may take."""
+HALF = torch.bfloat16
 
 
 def sessions(model: Model, plan: Plan, most: int, times: int) -> tuple[int, float]:
@@ -189,9 +190,6 @@ class Case:
     times: int = TICKS
     size: int = 8192
     lengths: Sequence[float] = LENGTHS
-
-
-HALF = torch.bfloat16
 
 
 def holds(case: Case) -> Iterator[str]:

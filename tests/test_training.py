@@ -132,7 +132,8 @@ def test_train_after_a_wider_whisper(
     assert not torch.equal(now["encoder.conv1.weight"], before["encoder.conv1.weight"])
     # One that goes on follows alone.
     weights = []
-    for name, change in (("more", {}), ("alone", {"following": 1.0}), ("both", {"following": 0.0})):
+    both = {"following": 0.0, "kept": 0}
+    for name, change in (("more", {}), ("alone", both | {"following": 1.0}), ("both", both)):
         train(data, tmp_path / name, rows=6, **(settings | {"init": tmp_path / "model"} | change))
         weights.append(load_file(tmp_path / name / "weights.safetensors")["encoder.conv1.weight"])
     assert torch.equal(weights[0], weights[1])

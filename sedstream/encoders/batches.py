@@ -30,7 +30,7 @@ def less(rows: int) -> int:
     return max(size for size in BUCKETS if size == 1 or size <= bucket(rows) // 2)
 
 
-def shares(rows: int, most: int, first: int | None = None) -> list[int]:
+def shares(rows: int, most: int, first: int = BUCKETS[-1]) -> list[int]:
     """How many of some rows go into each batch, none of more than `most`, a bucket: of a large one that is not full, at
     most a quarter is idle. The smallest comes first, of no more than `first` rows: a GPU has nothing to do before it is
     there."""
@@ -42,7 +42,7 @@ def shares(rows: int, most: int, first: int | None = None) -> list[int]:
         found.append(min(rows, size))
         rows -= found[-1]
     found.reverse()
-    while found and first is not None and found[0] > max(1, first):
+    while found and found[0] > max(1, first):
         found[:1] = shares(found[0], less(found[0]))
     return found
 
