@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -376,6 +377,27 @@ def test_shipped_model() -> None:
     assert manifest.labels == LABELS
     assert manifest.plan("live").latency <= 0.64
     assert all(isinstance(plan, Plan) for plan in manifest.plans.values())
+
+
+def test_train_without_labels(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Which emotion it is changes nothing but the calibration; the encoder comes closer to what it follows."""
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    index = other / "index.csv"
+    index.write_text(index.read_text().replace("angry,angry", "happy,happy"))
+    settings = {"init": checkpoint, "encoder": ENCODER, "head": HEAD, "workers": 0, "quiet": True, "every": 0.1}
+    found = []
+    for labels, where in (("angry", data), ("happy", other)):
+        report = train(where, tmp_path / labels, hours=0.4, blind=True, **settings)
+        assert math.isnan(report["recall"]["sad"])
+        found.append(load_file(tmp_path / labels / "weights.safetensors"))
+    changed = {key for key, tensor in found[0].items() if not torch.equal(tensor, found[1][key])}
+    assert changed <= {"head.emotion.bias"}
+    lines = (tmp_path / "angry" / "training" / "log.txt").read_text().splitlines()
+    distances = [float(line.split()[-1]) for line in lines]
+    assert distances[-1] < 0.9 * distances[0]
+    with pytest.raises(BadInput, match="expected an encoder to follow"):
+        train(data, tmp_path / "none", hours=0.1, blind=True, **(settings | {"init": tmp_path / "angry"}))
 
 
 @pytest.mark.data

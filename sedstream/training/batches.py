@@ -33,7 +33,8 @@ RIGHT = 28
 class Source:
     """Where windows come from: a data folder, the folder for its decoded speech, a split, and corpora to leave out.
 
-    `clean`: no augmentation. `labels`: the emotions, where the folder is a user's (labels.csv).
+    `clean`: no augmentation. `labels`: the emotions, where the folder is a user's (labels.csv). `blind`: see
+    `Speakers`.
     """
 
     data: Path
@@ -42,6 +43,7 @@ class Source:
     clean: bool = False
     without: tuple[str, ...] = ()
     labels: tuple[str, ...] = LABELS
+    blind: bool = False
 
 
 class Batch(NamedTuple):
@@ -89,7 +91,7 @@ def read(source: Source, workers: int = 0) -> Corpora:
 def speakers(source: Source, corpora: Corpora) -> Speakers:
     """The voices of a source's split, to draw from."""
     passages = [passage for passage in corpora.passages if passage[0].split == source.split]
-    return Speakers(corpora.split(source.split, source.without), passages)
+    return Speakers(corpora.split(source.split, source.without), passages, source.blind)
 
 
 @cache

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import speechbrain as sb
@@ -110,22 +110,16 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.schedule.decay)
 
-    def compute_forward(self, batch: Batch, stage: sb.Stage) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_forward(self, batch: Batch, stage: sb.Stage) -> tuple[Tensor, ...]:
         """Logits, affect and features of a batch."""
         heard = batch.heard.to(self.device)
         if stage != sb.Stage.TRAIN:
             return answer(self.average, heard)
         self.modules["learner"].apart = self._follows
-        rng = np.random.default_rng(self.optimizer_step)  # the same after an interruption
-        chunk, right = CHUNKS[rng.integers(len(CHUNKS))]
-        # What was said before a window may have been louder, or nothing.
-        before = torch.from_numpy(np.where(rng.random(len(heard)) < 0.7, SILENCE, rng.uniform(-1, 3, len(heard))))
-        found: tuple[Tensor, Tensor, Tensor] = self.modules["learner"](
-            heard, chunk, right, before.float().to(heard.device)
-        )
+        found: tuple[Tensor, Tensor, Tensor] = self.modules["learner"](heard, *self._circumstances(heard))
         return found
 
-    def compute_objectives(self, predictions: tuple[Tensor, Tensor, Tensor], batch: Batch, stage: sb.Stage) -> Tensor:
+    def compute_objectives(self, predictions: tuple[Tensor, ...], batch: Batch, stage: sb.Stage) -> Tensor:
         """Cross-entropy of the emotion, how far arousal and valence are from full concordance, how far the features
         are from Whisper's."""
         logits, affect, found = predictions
@@ -140,6 +134,14 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
             guess = self.modules["learner"].guess
             loss = loss + share * self.teacher.distance(found, batch.clean.to(self.device), batch.piece, guess)
         return loss
+
+    def _circumstances(self, heard: Tensor) -> tuple[int, int, Tensor]:
+        """Of a step, the same after an interruption: chunk, look-ahead, and the loudness `[B]` before the windows."""
+        rng = np.random.default_rng(self.optimizer_step)
+        chunk, right = CHUNKS[rng.integers(len(CHUNKS))]
+        # What was said before a window may have been louder, or nothing.
+        before = np.where(rng.random(len(heard)) < 0.7, SILENCE, rng.uniform(-1, 3, len(heard)))
+        return chunk, right, torch.from_numpy(before).float().to(heard.device)
 
     @property
     def _follows(self) -> bool:
@@ -165,6 +167,25 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
             with self.log.open("a", encoding="utf-8") as file:
                 print(f"epoch: {epoch} - train loss: {train_loss:.3f} - valid loss: {stage_loss:.3f}", file=file)
             self.checkpointer.save_and_keep_only(meta={"loss": float(stage_loss)}, num_to_keep=1)
+
+
+class Follower(Diarizer):
+    """A diarizer that learns nothing from labels: its encoder follows, its head rests."""
+
+    def compute_forward(self, batch: Batch, stage: sb.Stage) -> tuple[Tensor, ...]:
+        """Features of a batch, `[B, T, D]`; in the valid stage those of the average, in the live plan."""
+        heard = batch.heard.to(self.device)
+        chunk, _, before = (*LIVE, None) if stage != sb.Stage.TRAIN else self._circumstances(heard)
+        return (self._learner(stage).encoder(heard, chunk, before),)
+
+    def compute_objectives(self, predictions: tuple[Tensor, ...], batch: Batch, stage: sb.Stage) -> Tensor:
+        """How far the features are from Whisper's."""
+        (features,) = predictions
+        teacher, clean = cast(Teacher, self.teacher), batch.clean.to(self.device)
+        return teacher.distance(features, clean, batch.piece, self._learner(stage).guess)
+
+    def _learner(self, stage: sb.Stage) -> Learner:
+        return cast(Learner, self.modules["learner"] if stage == sb.Stage.TRAIN else self.average.module)
 
 
 def answer(learner: nn.Module, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:

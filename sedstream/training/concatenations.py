@@ -63,16 +63,23 @@ class Piece:
 
 
 class Speakers:
-    """Utterances by corpus, speaker and emotion, to draw from evenly."""
+    """Utterances by corpus, speaker and emotion, to draw from evenly; of corpora by SHARES or, `blind`, by the root of
+    what they say: for a training that learns nothing from labels."""
 
-    def __init__(self, utterances: Sequence[Utterance], passages: Sequence[list[Utterance]] = ()) -> None:
+    def __init__(
+        self, utterances: Sequence[Utterance], passages: Sequence[list[Utterance]] = (), blind: bool = False
+    ) -> None:
         speakers: dict[str, dict[str, dict[int, list[Utterance]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(list))
         )
         for u in utterances:
             speakers[u.corpus][u.speaker][u.emotion].append(u)
         self.corpora = [name for name in speakers if name in SHARES]
-        shares = np.array([SHARES[name] for name in self.corpora])
+        if blind:
+            said = {name: sum(len(u.samples) for u in utterances if u.corpus == name) for name in self.corpora}
+            shares = np.sqrt([said[name] for name in self.corpora])
+        else:
+            shares = np.array([SHARES[name] for name in self.corpora])
         self.shares = shares / shares.sum()
         self.by_emotion = {name: list(speakers[name].values()) for name in self.corpora}
         # A voice is drawn in proportion to the root of what it says: neither the talkative nor the terse rule.

@@ -178,7 +178,9 @@ def _moments(learner: Learner, voices: Speakers, rng: np.random.Generator) -> di
     sums: dict[int, _Sums] = defaultdict(lambda: _Sums(encoder.features))
     for _ in range(WINDOWS // TOGETHER):
         windows = [cut(voices, rng) for _ in range(TOGETHER)]
-        features = head.normalised(encoder(torch.from_numpy(np.stack([samples for samples, _ in windows])), chunk))
+        with torch.autocast("cpu", torch.bfloat16):  # the numbers of the training
+            found = encoder(torch.from_numpy(np.stack([samples for samples, _ in windows])), chunk)
+        features = head.normalised(found.float())
         for row, (_, targets) in zip(features, windows, strict=True):
             known = np.flatnonzero((targets.emotion >= 0) & (targets.weight > 0))[::EVERY]
             for emotion in np.unique(targets.emotion[known]).tolist():

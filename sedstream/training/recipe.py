@@ -22,7 +22,7 @@ from ..manifest import DEFAULT
 from ..zoo import device_of
 from . import discriminants, intensity
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
-from .brain import Diarizer, Learner, Schedule, answer
+from .brain import Diarizer, Follower, Learner, Schedule, answer
 from .concatenations import NEUTRAL, Speakers
 from .objective import calibrate, concordance, recalls
 from .publish import LABELS, check, publish
@@ -82,6 +82,7 @@ def train(
     rows: int = ROWS,
     name: str = DEFAULT,
     without: tuple[str, ...] = (),
+    blind: bool = False,
     encoder: Mapping[str, Any] = ENCODER,
     head: Mapping[str, Any] = HEAD,
     settings: Mapping[str, Any] = SETTINGS,
@@ -108,6 +109,7 @@ def train(
         rows: windows in a batch.
         name: of the model, in its manifest.
         without: names of corpora to leave out.
+        blind: learn nothing from labels: the encoder follows, and the head stays as it is but for the experts.
         encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
@@ -127,7 +129,8 @@ def train(
         model that it started from, if it had a head, as `start`.
 
     Raises:
-        BadInput: the data cannot be read, or a split has nothing of it; `out` or the device cannot be used.
+        BadInput: the data cannot be read, or a split has nothing of it; `out` or the device cannot be used; a training
+            without labels has nothing to follow.
         BadModel: what it starts from does not fit the encoder.
     """
     if hours <= 0 or every <= 0:
@@ -137,7 +140,7 @@ def train(
     began = time.monotonic()
     work = out / "training"
     labels = tuple(settings["labels"])
-    source = Source(data, work / "speech", without=without, labels=labels)
+    source = Source(data, work / "speech", without=without, labels=labels, blind=blind)
     corpora = read(source, workers)
     voices = speakers(source, corpora)
     per_hour = 3600 * 50 / (FRAMES * rows)
@@ -155,7 +158,9 @@ def train(
     start = None if learner.fresh else copy.deepcopy(learner).eval()
     said = corpora.split("train", without)
     to_fit = discriminants.begin(learner, said)
-    if start is not None and teacher is not None:
+    if blind and teacher is None:
+        raise BadInput(f"Bad training of '{init}' without labels, expected an encoder to follow")
+    if blind or (start is not None and teacher is not None):
         schedule.setdefault("following", 1.0)
     if kept is None:
         kept = 0.0 if teacher is not None and schedule.get("following", 0.0) >= 1 else KEPT
@@ -164,7 +169,7 @@ def train(
     counter = EpochCounter(epochs)
     # An average that reaches further back than a tenth of the steps would still hold the start.
     schedule.setdefault("average", max(0.8, min(Schedule.average, 1 - 10 / steps)))
-    brain = Diarizer(
+    brain = (Follower if blind else Diarizer)(
         learner,
         teacher,
         class_weights(voices, len(labels)),
