@@ -134,7 +134,7 @@ class CachedEncoder(nn.Module):
         scores = self._scores(place, place).masked_fill(~seen, -torch.inf)[:, None]
         hidden = []
         for number, bias in enumerate(scores):
-            x, _ = self.through(number, x, None, bias)
+            x = self.through(number, x, None, bias)
             hidden.append(x)
         return torch.cat([hidden[n - 1] for n in self.outputs], -1)
 
@@ -148,13 +148,14 @@ class CachedEncoder(nn.Module):
         loudest = torch.maximum(loudest - self._fall(chunk), log.amax((1, 2))[:, None]).clamp(min=SILENCE)
         x = self._front(log, loudest[:, OLDER])
         unknown = (torch.arange(-self.left, chunk, device=log.device) < -known[:, OLDER, None])[:, None, None]
-        hidden, kept = [], []
+        seen = keys.new_empty(*keys.shape[:3], self.left + chunk, self.width)
+        seen[..., : self.left, :] = keys
+        hidden = []
         for number, bias in enumerate(self._table(chunk, log.device)):
-            x, now = self.through(number, x, keys[:, number], bias.masked_fill(unknown, -torch.inf))
+            x = self.through(number, x, seen[:, number], bias.masked_fill(unknown, -torch.inf))
             hidden.append(x)
-            kept.append(now[:, :, -self.left :])
         features = torch.cat([hidden[n - 1] for n in self.outputs], -1)
-        return features, loudest, (known + chunk).clamp(max=self.left), torch.stack(kept, 1)
+        return features, loudest, (known + chunk).clamp(max=self.left), seen[..., chunk:, :]
 
     def nothing(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `advance` takes for one session at its beginning, without the dimension B."""
@@ -163,28 +164,29 @@ class CachedEncoder(nn.Module):
         known = torch.zeros((), dtype=torch.int64, device=like.device)
         return two(torch.full((), SILENCE, device=like.device)), two(known), keys
 
-    def through(self, number: int, x: Tensor, past: Tensor | None, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def through(self, number: int, x: Tensor, seen: Tensor | None, bias: Tensor) -> Tensor:
         """Frames `[B, c, width]` through a layer.
 
-        `past`: keys and values of earlier frames, `[B, 2, left, width]`; `bias`: added to the scores,
-        `[..., c, left + c]`.
-        Also returns the keys and values of all frames, `[B, 2, left + c, width]`.
+        `seen`: keys and values of earlier frames and room for those of these, which are put there,
+        `[B, 2, left + c, width]`; None: there are no earlier ones. `bias`: added to the scores, `[..., c, left + c]`.
         """
         layer = cast(Layer, self.layers[number])
         attention = layer.self_attn
         dtype = attention.q_proj.weight.dtype
         y = layer.self_attn_layer_norm(x).to(dtype)
-        queries = attention.q_proj(y)
-        now = torch.stack([attention.k_proj(y), attention.v_proj(y)], 1)
-        if past is not None:
-            now = torch.cat([past, now], 2)
+        queries, keys, values = attention.q_proj(y), attention.k_proj(y), attention.v_proj(y)
         batch, frames, width = queries.shape
-        queries = queries.view(batch, frames, attention.heads, -1).transpose(1, 2)
-        keys, values = now.view(batch, 2, now.shape[2], attention.heads, -1).transpose(2, 3).unbind(1)
+        if seen is not None:
+            seen[:, 0, -frames:], seen[:, 1, -frames:] = keys, values
+            keys, values = seen[:, 0], seen[:, 1]
+        queries, keys, values = (
+            part.view(batch, part.shape[1], attention.heads, -1).transpose(1, 2) for part in (queries, keys, values)
+        )
         y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias.to(queries.dtype))
         x = x + attention.out_proj(y.transpose(1, 2).reshape(batch, frames, width))
         y = layer.final_layer_norm(x).to(dtype)
-        return x + layer.fc2(F.gelu(layer.fc1(y))), now
+        result: Tensor = x + layer.fc2(F.gelu(layer.fc1(y)))
+        return result
 
     def _fall(self, chunk: int) -> float:
         return self.fade / 10 * chunk * HOP / RATE

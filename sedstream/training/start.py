@@ -169,7 +169,7 @@ def without_positions(encoder: CachedEncoder, whisper: WhisperEncoder, samples: 
         sums = torch.zeros(len(difference), len(count)).index_add_(1, distance[seen].flatten(), difference)
         encoder.distance[number] = sums / count.clamp(min=1)
         with_positions = layer(with_positions)
-        without, _ = encoder.through(number, without, None, encoder.distance[number][:, distance])
+        without = encoder.through(number, without, None, encoder.distance[number][:, distance])
 
 
 def _scores(layer: Layer, x: Tensor) -> Tensor:
