@@ -1,6 +1,8 @@
 """Manifests and weights: what is installed is whole, what is not is told."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,17 @@ def test_bad_device() -> None:
 def test_what_is_no_name(model: Any) -> None:
     with pytest.raises(BadInput, match="^Bad model .*, expected its name or folder$"):
         load(model)
+
+
+def test_the_rest_of_the_process_keeps_its_cores() -> None:
+    """Another model of the caller's beside ours is as fast as without it."""
+    script = """
+import sys
+import numpy as np, torch
+torch.set_num_threads(3)
+import sedstream
+print(len(sedstream.diarize(np.zeros(32_000, np.float32), rate=16_000).segments))
+print(torch.get_num_threads(), "silero_vad" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines() == ["0", "3 False"], found.stderr

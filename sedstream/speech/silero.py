@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 # From 1.29 on ONNX Runtime writes down what models run, with an id of the machine, and sends it to its makers, unless
 # this is said before it is imported: its disable_telemetry_events() comes too late for the first of it.
@@ -26,6 +27,15 @@ LONG = 10
 State = NDArray[np.float32]
 
 
+def folder() -> Path:
+    """Where the package has its networks. It is not imported for that: it would leave torch one core in all of the
+    process, the caller's own models included."""
+    spec = find_spec("silero_vad")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("No module named 'silero_vad'", name="silero_vad")
+    return Path(spec.origin).parent / "data"
+
+
 def new_state() -> State:
     """The network's memory at the start of a session: ``[2, 1, 128]`` f32 (hidden and cell of its LSTM)."""
     return np.zeros((2, 1, 128), np.float32)
@@ -42,7 +52,7 @@ class Silero:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # the network is too small to share out
         options.inter_op_num_threads = 1
-        data = files("silero_vad") / "data"
+        data = folder()
 
         def load(name: str) -> onnxruntime.InferenceSession:
             return onnxruntime.InferenceSession(str(data / name), options, providers=["CPUExecutionProvider"])

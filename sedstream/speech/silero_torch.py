@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..precision import exact
-from .silero import State
+from .silero import State, folder
 
 REFLECTED, STRIDE = 64, 128
 STRIDES = (1, 2, 2, 1)
@@ -35,7 +34,7 @@ class SileroTorch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        script = torch.jit.load(str(files("silero_vad") / "data" / "silero_vad.jit"), map_location=device)  # type: ignore[no-untyped-call]
+        script = torch.jit.load(str(folder() / "silero_vad.jit"), map_location=device)  # type: ignore[no-untyped-call]
         weights = dict(script.state_dict())
         self._basis = weights["_model.stft.forward_basis_buffer"]
         self._convolutions = [
