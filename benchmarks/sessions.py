@@ -57,7 +57,6 @@ def main() -> None:
     model = sedstream.load(options.model)
     step = seconds(model.manifest.plan("live").step)
     rows, held = [], 0
-    other = peer()  # before the pool: with one core a thread, MKL has one for all of this process
     with ThreadPoolExecutor(os.cpu_count(), initializer=one_core) as pool:
         count = FEW
         while True:
@@ -71,6 +70,7 @@ def main() -> None:
             count += FEW
     if not held:
         raise SystemExit(f"failed: not even {count} sessions are held")
+    other = peer()
     fewer = held / other
     write(
         "Live sessions",
