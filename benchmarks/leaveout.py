@@ -1,9 +1,9 @@
 """Models that never heard one corpus, and what they make of it: ``python -m benchmarks leaveout --out DIR``.
 
 First an encoder learns to follow Whisper on the corpora that are never left out, and nothing from their labels. From
-there on the encoder rests, and for each corpus a head learns from all the others: few voices are known,
-and what is trained least forgets least of what it never heard. The table is that of ``python -m benchmarks accuracy
---only leave-out``. A training that was interrupted goes on.
+there on the encoder rests, and for each corpus a head learns from all the others: few voices are known, and what is
+trained least forgets least of what it never heard. The table is that of ``python -m benchmarks accuracy --only
+leave-out``. A training that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the models")
     parser.add_argument("--store", type=Path, help="folder of decoded speech (OUT/speech)")
     parser.add_argument("--whisper", type=Path, help="encoder to start from; default: ../weights beside the data")
-    parser.add_argument("--follow", type=Path, help="encoder to follow, base or small (the one to start from)")
+    parser.add_argument("--follow", type=Path, help="encoder to follow; default: that to start from")
     parser.add_argument("--hours", type=float, default=8.0, help="of speech for the encoder (%(default)s)")
     parser.add_argument("--head-hours", type=float, default=6.0, help="of speech for each head (%(default)s)")
     parser.add_argument("--split", choices=("valid", "test"), default="valid", help="to score on (%(default)s)")
@@ -38,8 +38,7 @@ def main() -> None:
     for folder in (common, *folders.values()):
         link(folder / "training" / "speech", store)
     hours, head = ({"hours": h, "every": h / 2} for h in (options.hours, options.head_hours))
-    start = {"init": whisper, "follow": options.follow, "blind": True}
-    train(data, common, without=CORPORA, name="common", **start, **hours)
+    train(data, common, init=whisper, follow=options.follow, blind=True, without=CORPORA, name="common", **hours)
     known: Known = {}  # the encoder is the same for all
     for name, folder in folders.items():
         rest = {

@@ -155,11 +155,11 @@ def train(
         learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
         if schedule.get("encoder_rate") == 0:
             learner.encoder.requires_grad_(False)
+    if blind and teacher is None:
+        raise BadInput(f"Bad training of '{init}' without labels, expected an encoder to follow")
     start = None if learner.fresh else copy.deepcopy(learner).eval()
     said = corpora.split("train", without)
     to_fit = discriminants.begin(learner, said)
-    if blind and teacher is None:
-        raise BadInput(f"Bad training of '{init}' without labels, expected an encoder to follow")
     if blind or (start is not None and teacher is not None):
         schedule.setdefault("following", 1.0)
     if kept is None:
