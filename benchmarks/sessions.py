@@ -14,10 +14,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import sedstream
+from sedstream.cores import one_core
 from sedstream.grid import HOP, seconds
 from sedstream.loop import tick
 from sedstream.stream import Stream
-from sedstream.zoo import Model, one_core
+from sedstream.zoo import Model
 
 from .callers import quantile
 from .report import write

@@ -21,7 +21,6 @@ from sedstream.front import LIBRARY
 from sedstream.grid import Plan
 from sedstream.ringed import RingedNetwork
 from sedstream.speech.silero import CHUNK, CONTEXT, Silero, new_state
-from sedstream.speech.silero_torch import SileroTorch
 from sedstream.zoo import Model
 
 from .wavlm import WINDOW, build, forget, speech, ticks
@@ -181,14 +180,12 @@ def table(shape: dict[str, Any], device: str, rows: int, times: int) -> Iterator
             yield f"| {step} | {sessions} | not usable: {' '.join(str(error).split())[:160]} | | |"
             continue
         yield f"| {step} | {sessions} | {without:.1f} | {having:.1f} | {without / having:.2f} |"
-    one_core, side_by_side = (
-        hearing(silero, SEVERAL * rows, times) for silero in (Silero(), SileroTorch(torch.device(device)))
-    )
+    one_core, side_by_side = (hearing(silero, SEVERAL * rows, times) for silero in (Silero(), Silero(device)))
     gain = one_core / side_by_side
     yield f"| VAD: on the device | {SEVERAL * rows} | {one_core:.1f} (one core) | {side_by_side:.1f} | {gain:.2f} |"
 
 
-def hearing(silero: Silero | SileroTorch, sessions: int, times: int) -> float:
+def hearing(silero: Silero, sessions: int, times: int) -> float:
     """Milliseconds of the shortest of some ticks of the VAD alone, of live blocks."""
     heard = speech(sessions, CONTEXT + CHUNKS * CHUNK)
     chunks = [np.lib.stride_tricks.sliding_window_view(row, CONTEXT + CHUNK)[::CHUNK] for row in heard]

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio.files import open_recording
+from .cores import one_core
 from .grid import HOP, RATE, seconds
 from .loop import tick
 from .stream import Stream
-from .zoo import Model, one_core
+from .zoo import Model
 
 SHARE = 0.6
 """Of a step: what the blocks of all streams may take. The rest is for sockets, resampling, and calls that catch up."""

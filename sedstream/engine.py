@@ -14,13 +14,14 @@ from math import inf
 
 from .audio.resample import Resampler
 from .audio.ring import Ring
+from .cores import one_core
 from .errors import BadInput, SedstreamError, Unavailable
 from .grid import RATE, seconds
 from .loop import tick
 from .schedule import SHARE, Lane, Schedule
 from .session import Delivery, Session
 from .stream import Stream
-from .zoo import Model, one_core
+from .zoo import Model
 
 __all__ = ["Delivery", "Engine", "Session"]
 

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio.files import open_recording
+from .cores import one_core
 from .errors import BadInput, SedstreamError
 from .grid import HOP
 from .loop import tick
 from .manifest import DEFAULT
 from .offline import Diarization, Run
-from .zoo import Model, load, one_core
+from .zoo import Model, load
 
 Array = NDArray[np.float32]
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .cores import alone
 from .encoders import speechbrain
 from .encoders.batches import BUCKETS, FIRST, bucket, halving, less, shares
 from .encoders.cached import CachedEncoder
@@ -34,7 +35,6 @@ from .precision import PRECISIONS, exact
 from .ringed import RingedNetwork
 from .speech.relay import Relay
 from .speech.silero import Silero
-from .speech.silero_torch import SileroTorch
 
 FAMILIES: dict[tuple[str, str], tuple[type[nn.Module], type[nn.Module], type[Network]]] = {
     ("whisper", "windowed"): (WhisperEncoder, FrameHead, WindowedNetwork),
@@ -60,7 +60,7 @@ class Model:
     def __init__(self, manifest: Manifest, network: Network, device: torch.device) -> None:
         self.manifest = manifest
         self.device = device
-        self.silero = Relay(Silero() if device.type == "cpu" else SileroTorch(device))
+        self.silero = Relay(Silero(device))
         self._network = network.to(device).eval()
         self._transfers = Transfers(device)
         self._most = BUCKETS[-1]  # rows of a batch on a GPU: less than that since its memory did not hold more
@@ -125,16 +125,8 @@ class Model:
         if self.device.type != "cpu":
             with torch.cuda.device(self.device), exact():
                 return self._batch(blocks, before, plan, bucket(len(blocks)))
-        # One core: threads that share a batch wait for each other in busy loops, and where another program wants a
-        # core too, it takes ten times as long. Threads side by side, each with a batch, are faster in any case.
-        threads = torch.get_num_threads()
-        if threads > 1:
-            torch.set_num_threads(1)
-        try:
+        with alone():
             return self._batch(blocks, before, plan, self._network.rows(plan))
-        finally:
-            if threads > 1:
-                torch.set_num_threads(threads)
 
     @torch.inference_mode()
     def _batch(
@@ -159,11 +151,6 @@ class Model:
                 answers = self._some(range(rows), [blank] * rows, before, plan)
                 before = [Before(memory, True) for *_, memories in answers for memory in memories]
             self._transfers.wait()
-
-
-def one_core() -> None:
-    """Start a thread of a pool with this: each has its own number of cores for a batch, and it should be one."""
-    torch.set_num_threads(1)
 
 
 def load(

@@ -1,8 +1,8 @@
 import itertools
 
 import numpy as np
+import onnxruntime
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -11,8 +11,7 @@ from sedstream.errors import BadModel
 from sedstream.grid import frames_of
 from sedstream.speech.level import FADE, FIRST, MOST, SOFT, Level
 from sedstream.speech.settings import VadSettings
-from sedstream.speech.silero import CHUNK, CONTEXT, Silero, new_state
-from sedstream.speech.silero_torch import SileroTorch
+from sedstream.speech.silero import CHUNK, CONTEXT, Silero, folder, new_state
 from sedstream.speech.vad import Segmenter, chunk_of_frame, chunks_for
 
 probabilities = st.lists(st.sampled_from([0.0, 0.2, 0.34, 0.36, 0.49, 0.5, 0.9, 1.0]), max_size=80)
@@ -70,7 +69,7 @@ def chunks_of(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([padded[n * CHUNK : (n + 1) * CHUNK + CONTEXT] for n in range(count)])
 
 
-def test_batch_and_sequence_give_the_same_bits(speech: NDArray[np.float32]) -> None:
+def test_cuts_and_other_sessions_change_no_bit(speech: NDArray[np.float32]) -> None:
     """Alone in one call, alone in pieces, and beside other sessions at other places: the same probabilities and
     state."""
     silero = Silero()
@@ -106,24 +105,46 @@ def test_bad_settings(wrong: dict[str, float]) -> None:
         VadSettings(**wrong)  # type: ignore[arg-type]
 
 
-def test_both_networks_agree(speech: NDArray[np.float32]) -> None:
-    """The one for a GPU hears what ONNX Runtime hears, whatever sessions bring."""
+def by_onnx(chunks: NDArray[np.float32], state: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the package's other network says, that for ONNX Runtime."""
+    session = onnxruntime.InferenceSession(str(folder() / "silero_vad_16k_sequence.onnx"))
+    if not len(chunks):
+        return np.empty(0, np.float32), state
+    told, hidden, cell = session.run(None, {"input": chunks, "h": state[:1], "c": state[1:]})
+    return told, np.concatenate([hidden, cell])
+
+
+def test_it_hears_what_the_package_hears(speech: NDArray[np.float32]) -> None:
+    """Whatever sessions bring."""
     chunks = chunks_of(np.concatenate([np.zeros(5000, np.float32), speech]))
     parts = [chunks[30 * n :][:count] for n, count in enumerate((10, 10, 7, 0, 250, 10))]
-    first, second = Silero(), SileroTorch(torch.device("cpu"))
-    for network in (first, second):
-        groups = network.groups([len(part) for part in parts])
-        assert sorted(session for group in groups for session in group) == list(range(len(parts)))
-    states = [[new_state() for _ in parts] for _ in range(2)]
+    silero = Silero()
+    groups = silero.groups([len(part) for part in parts])
+    assert sorted(session for group in groups for session in group) == list(range(len(parts)))
+    states = [new_state() for _ in parts]
     for _ in range(2):  # the second time from the states of the first
-        answers = [network(parts, known) for network, known in zip((first, second), states, strict=True)]
-        for (ours, state), (theirs, other) in zip(*answers, strict=True):
-            assert ours.shape == theirs.shape
-            assert state.shape == other.shape == (2, 1, 128)
-            np.testing.assert_allclose(theirs, ours, atol=1e-4)
-            np.testing.assert_allclose(other, state, atol=1e-3)
+        ours = silero(parts, states)
+        theirs = [by_onnx(part, state) for part, state in zip(parts, states, strict=True)]
+        for (told, state), (expected, after) in zip(ours, theirs, strict=True):
+            assert told.shape == expected.shape
+            assert state.shape == after.shape == (2, 1, 128)
+            np.testing.assert_allclose(told, expected, atol=1e-5)
+            np.testing.assert_allclose(state, after, atol=1e-4)
+        states = [state for _, state in ours]
+    assert max(float(told.max(initial=0)) for told, _ in ours) > 0.9
+
+
+@pytest.mark.gpu
+def test_a_gpu_hears_the_same(speech: NDArray[np.float32]) -> None:
+    chunks = chunks_of(np.concatenate([np.zeros(5000, np.float32), speech]))
+    parts = [chunks[30 * n :][:count] for n, count in enumerate((10, 10, 7, 0, 250, 10))]
+    states = [[new_state() for _ in parts] for _ in range(2)]
+    for _ in range(2):
+        answers = [Silero(device)(parts, known) for device, known in zip(("cpu", "cuda"), states, strict=True)]
+        for (told, state), (other, after) in zip(*answers, strict=True):
+            np.testing.assert_allclose(other, told, atol=1e-4)
+            np.testing.assert_allclose(after, state, atol=1e-3)
         states = [[state for _, state in answer] for answer in answers]
-    assert max(float(probabilities.max(initial=0)) for probabilities, _ in answers[0]) > 0.9
 
 
 @given(st.lists(st.integers(0, 40), max_size=5))

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sedstream.cores import one_core
 from sedstream.events import Final, Segment
 from sedstream.grid import HOP
 from sedstream.loop import tick
@@ -19,7 +20,7 @@ from sedstream.scoring.sheet import Span
 from sedstream.scoring.tracks import Track
 from sedstream.stream import Stream
 from sedstream.training.corpora import Utterance
-from sedstream.zoo import Model, one_core
+from sedstream.zoo import Model
 
 from .cases import LABELS, Array, Case, sound, ticks
 

@@ -1,14 +1,14 @@
 """Silero's memory as a relay: answers know of nothing that is older than a period and the overlap before it.
 
 An LSTM's state goes on for ever, and nobody can say when it has forgotten something. Here run *n* of the network begins
-anew OVERLAP chunks before period *n* of the session, and answers in that period. While two runs hear the same the
-network works twice: OVERLAP / PERIOD of the time.
+anew OVERLAP chunks before period *n* of the session, and answers in that period. While two runs hear the same, the LSTM
+works twice: OVERLAP / PERIOD of the time. What it reads of a chunk is the same for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +31,6 @@ nothing 2.4 %, with all of that memory 0.9 %); of recordings of noise 1.8 % are 
 first 2 s."""
 
 Array = NDArray[np.float32]
-
-
-class Network(Protocol):
-    """`Silero` or `SileroTorch`."""
-
-    def __call__(self, chunks: Sequence[Array], states: Sequence[silero.State]) -> list[tuple[Array, silero.State]]: ...
-
-    def groups(self, counts: Sequence[int]) -> list[list[int]]: ...
 
 
 class State(NamedTuple):
@@ -74,7 +66,7 @@ def tasks(session: int, first: int, end: int) -> list[Task]:
 class Relay:
     """`network` by turns; called like it, with the state that a session has here."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: silero.Silero) -> None:
         self._network = network
         self.groups = network.groups
         silence = np.zeros((SILENT, silero.CONTEXT + silero.CHUNK), np.float32)
@@ -89,14 +81,13 @@ class Relay:
         probabilities = [np.empty(len(part), np.float32) for part in chunks]
         going = [dict(state.runs) for state in states]
         todo = [task for n, bounds in enumerate(zip(heard, after, strict=True)) for task in tasks(n, *bounds)]
-        for group in self.groups([task.end - task.first for task in todo]):
-            some = [todo[n] for n in group]
-            parts = [chunks[n][first - heard[n] : end - heard[n]] for n, _, first, end in some]
-            before = [going[task.session].get(task.run, self._start) for task in some]
-            for (n, run, first, end), (found, state) in zip(some, self._network(parts, before), strict=True):
-                going[n][run] = state
-                found = found[max(0, run * PERIOD - first) :]  # before its period others answer
-                probabilities[n][end - heard[n] - len(found) : end - heard[n]] = found
+        rows = self._network.hear(chunks)
+        parts = [rows[n][first - heard[n] : end - heard[n]] for n, _, first, end in todo]
+        memories = [going[task.session].get(task.run, self._start) for task in todo]
+        for (n, run, first, end), (found, state) in zip(todo, self._network.tell(parts, memories), strict=True):
+            going[n][run] = state
+            found = found[max(0, run * PERIOD - first) :]  # before its period others answer
+            probabilities[n][end - heard[n] - len(found) : end - heard[n]] = found
         kept = [
             State(end, {run: state for run, state in of.items() if run >= end // PERIOD})
             for end, of in zip(after, going, strict=True)
