@@ -21,7 +21,7 @@ def close(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None
 
 
 @pytest.mark.parametrize(("width", "hidden"), [(192, 128), (7, 12), (5, 4), (6, 5)])
-@pytest.mark.parametrize(("rows", "frames"), [(1, 400), (3, 31), (8, 1)])
+@pytest.mark.parametrize(("rows", "frames"), [(1, 400), (2, 31), (1, 1), (3, 31)])
 def test_gives_the_numbers_of_torch(width: int, hidden: int, rows: int, frames: int) -> None:
     own, theirs = alike(width, hidden)
     x, state = 3 * torch.randn(rows, frames, width), torch.randn(1, rows, hidden).tanh()
@@ -34,10 +34,10 @@ def test_gives_the_numbers_of_torch(width: int, hidden: int, rows: int, frames: 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
     own, _ = alike(16, 32)
-    x = torch.randn(5, 40, 16)
+    x = torch.randn(2, 40, 16)
     with torch.inference_mode():
         all_rows, last = own(x)
-        for n in range(5):
+        for n in range(2):
             alone = own(x[n : n + 1])
             assert torch.equal(all_rows[n], alone[0][0])
             assert torch.equal(last[0, n], alone[1][0, 0])

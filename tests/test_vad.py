@@ -129,7 +129,7 @@ def test_it_hears_what_the_package_hears(speech: NDArray[np.float32]) -> None:
             assert told.shape == expected.shape
             assert state.shape == after.shape == (2, 1, 128)
             np.testing.assert_allclose(told, expected, atol=1e-5)
-            np.testing.assert_allclose(state, after, atol=1e-4)
+            np.testing.assert_allclose(state, after, rtol=1e-4, atol=1e-4)
         states = [state for _, state in ours]
     assert max(float(told.max(initial=0)) for told, _ in ours) > 0.9
 

@@ -148,14 +148,11 @@ class CachedEncoder(nn.Module):
         loudest = torch.maximum(loudest - self._fall(chunk), log.amax((1, 2))[:, None]).clamp(min=SILENCE)
         x = self._front(log, loudest[:, OLDER])
         unknown = (torch.arange(-self.left, chunk, device=log.device) < -known[:, OLDER, None])[:, None, None]
-        # Nobody's, most of the time: not asked on a GPU, which would have to be waited for.
-        some = log.device.type != "cpu" or bool(unknown.any())
         seen = keys.new_empty(*keys.shape[:3], self.left + chunk, self.width)
         seen[..., : self.left, :] = keys
         hidden = []
-        for number, bias in enumerate(self._table(chunk, log.device)):
-            scores = bias.masked_fill(unknown, -torch.inf) if some else bias[None]
-            x = self.through(number, x, seen[:, number], scores)
+        for number, bias in enumerate(self._table(chunk, log.device).unbind()):
+            x = self.through(number, x, seen[:, number], bias.masked_fill(unknown, -torch.inf))
             hidden.append(x)
         features = torch.cat([hidden[n - 1] for n in self.outputs], -1)
         return features, loudest, (known + chunk).clamp(max=self.left), seen[..., chunk:, :]

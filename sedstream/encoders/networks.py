@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from ..errors import BadModel
 from ..grid import HOP, Plan
+from ..traces import Traces
 from .cached import BEFORE, BEHIND, CachedEncoder, Memory
 from .graphs import Graphs
 from .heads import CachedHead, FrameHead, LinearHead
+from .recurrence import FEW
 from .relay import Before
 from .slots import NOTHING, Slots
 from .wav2vec import FIELD, Wav2VecEncoder
@@ -177,6 +179,7 @@ class CachedNetwork(Network):
         self.head = head
         self._slots: dict[int, Slots] = {}  # by the look-ahead, on which the size of a memory depends
         self._step = Graphs(self._step_slots)
+        self._trace = Traces(self._step_rows, self)
 
     def forward(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         return (self.by_slots if samples.is_cuda else self.by_rows)(samples, plan, before)
@@ -185,13 +188,14 @@ class CachedNetwork(Network):
         """Memories are tensors of their own."""
         nothing = self._nothing(plan, samples)
         rows = [nothing if b.memory is None else b.memory for b in before]
-        memory = Memory(*(torch.stack(field) for field in zip(*rows, strict=True)))
-        memory = memory.turn(torch.tensor([b.turns for b in before], device=samples.device), nothing)
-        follows = torch.tensor([b.follows for b in before], device=samples.device)
-        all_follow = all(b.follows for b in before)
-        logits, affect, memory = self._advance(samples, plan, memory, None if all_follow else follows)
+        memory = [torch.stack(field) for field in zip(*rows, strict=True)]
+        follows, turns = torch.tensor([(b.follows, b.turns) for b in before], device=samples.device).unbind(1)
+        # Where several sessions share a batch, other threads share the interpreter. And a trace cannot hold what the
+        # recurrences do for few.
+        step = self._trace if len(samples) > FEW else self._step_rows
+        logits, affect, *fields = step(samples, follows, turns, plan, all(b.follows for b in before), *nothing, *memory)
         # Cloned: a session that falls silent must not keep the whole batch in memory.
-        return logits, affect, [Memory(*(field.clone() for field in row)) for row in zip(*memory, strict=True)]
+        return logits, affect, [Memory(*(field.clone() for field in row)) for row in zip(*fields, strict=True)]
 
     def by_slots(self, samples: Tensor, plan: Plan, before: Sequence[Before]) -> Answer:
         """Memories are in slots on the device, and all that happens to a batch is one launch."""
@@ -201,6 +205,16 @@ class CachedNetwork(Network):
         memories, places = self._slots[plan.right].step(before)
         logits, affect = self._step(samples, places, plan, all(b.follows for b in before))
         return logits, affect, memories
+
+    def _step_rows(
+        self, samples: Tensor, follows: Tensor, turns: Tensor, plan: Plan, all_follow: bool, *fields: Tensor
+    ) -> tuple[Tensor, ...]:
+        """``fields``: of the memory of nothing, and of that of the sessions."""
+        nothing, memory = Memory(*fields[: len(fields) // 2]), Memory(*fields[len(fields) // 2 :])
+        logits, affect, memory = self._advance(
+            samples, plan, memory.turn(turns, nothing), None if all_follow else follows
+        )
+        return logits, affect, *memory
 
     def _step_slots(self, samples: Tensor, places: Tensor, plan: Plan, all_follow: bool) -> tuple[Tensor, Tensor]:
         fields = self._slots[plan.right].fields
@@ -265,3 +279,4 @@ class CachedNetwork(Network):
 
     def release(self) -> None:
         self._step.clear()
+        self._trace.clear()

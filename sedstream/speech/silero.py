@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ..cores import alone
 from ..precision import exact
 from ..recurrences import lstm
+from ..traces import Traces
 
 CHUNK = 512
 """Samples that one probability answers for."""
@@ -89,6 +90,7 @@ class Silero:
         self._last, (self._offset,) = (weights[f"decoder.decoder.2.{part}"].flatten() for part in ("weight", "bias"))
         rnn = {name.rpartition(".")[2]: tensor for name, tensor in weights.items() if name.startswith("decoder.rnn.")}
         self._inward = rnn["weight_ih"].t().contiguous(), rnn["bias_ih"] + rnn["bias_hh"]
+        self._trace = Traces(self._to_lstm)
         self._across = rnn["weight_hh"].t().contiguous().numpy()
         self._lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
         self._lstm.load_state_dict({f"{name}_l0": tensor for name, tensor in rnn.items()})
@@ -111,11 +113,10 @@ class Silero:
         if bounds[-1]:
             np.concatenate(chunks, out=padded.numpy().reshape(-1, CONTEXT + CHUNK)[: bounds[-1]])
         if self._device.type == "cpu":
-            weight, bias = self._inward
-            found = torch.empty(batches, BATCH, len(bias))
+            found = torch.empty(batches, BATCH, 4 * WIDTH)
             with alone():
                 for part, out in zip(padded, found, strict=True):
-                    torch.addmm(bias, self._numbers(part), weight, out=out)
+                    out.copy_(self._trace(part))
         else:
             with exact():
                 found = self._numbers(padded.flatten(0, 1)[: bounds[-1]].to(self._device))
@@ -161,10 +162,15 @@ class Silero:
         ends = chunks[:, -REFLECTED - 1 : -1].flip(1)
         places = torch.cat([chunks, ends], 1).unfold(1, WAVE, STRIDE)
         waves = (places.reshape(-1, WAVE) @ self._waves).square_()
-        x: Tensor = (waves[:, :BINS] + waves[:, BINS:]).sqrt_().view(len(chunks), len(self._layers[0][0]))
+        x: Tensor = (waves[:, :BINS] + waves[:, BINS:]).sqrt_().view(chunks.shape[0], self._layers[0][0].shape[0])
         for matrix, bias in self._layers:
             x = torch.addmm(bias, x, matrix).relu_()
         return x
+
+    def _to_lstm(self, chunks: Tensor) -> Tensor:
+        """Chunks ``[N, 576]`` -> what they are to the four parts of the LSTM, ``[N, 512]``."""
+        weight, bias = self._inward
+        return torch.addmm(bias, self._numbers(chunks), weight)
 
     def _go_on(self, inward: Array, state: State) -> tuple[Array, State]:
         after = state.copy()

@@ -1,0 +1,78 @@
+"""A function of tensors that on a CPU is traced once for each of their shapes, and from then on runs outside of Python.
+
+torch lets Python's interpreter lock go for every operation and takes it again behind it. A step of a small model is
+hundreds of them, and where other threads are busy in Python, as those of a server, each waits its turn: steps took
+twice as long as they computed. A trace waits once.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Traces:
+    """`function` of tensors with a tensor or a tuple of them as its answer; weights that could learn are in `module`.
+
+    Arguments that are no tensors count as part of the shapes. What the function does must follow from these alone: of
+    what is in the tensors nothing may be asked. On a GPU, and where something is learned, it is simply called.
+    """
+
+    def __init__(self, function: Callable[..., Any], module: nn.Module | None = None) -> None:
+        self._function = function
+        self._module = module
+        self._held: dict[Hashable, Any] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *given: Any) -> Any:
+        tensors = [x for x in given if isinstance(x, Tensor)]
+        if torch.is_grad_enabled() or any(x.is_cuda for x in tensors):
+            return self._function(*given)
+        key = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in given)
+        if (trace := self._held.get(key)) is not None:
+            return trace(*tensors)
+        with self._lock:
+            if key not in self._held:
+                self._held[key] = self._trace(given, tensors)
+        return self._held[key](*tensors)
+
+    def clear(self) -> None:
+        """Forget all traces."""
+        self._held.clear()
+
+    def _trace(self, given: tuple[Any, ...], tensors: list[Tensor]) -> Any:
+        places = [isinstance(x, Tensor) for x in given]
+
+        def function(*some: Tensor) -> Any:
+            waiting = iter(some)
+            return self._function(*(next(waiting) if place else x for x, place in zip(given, places, strict=True)))
+
+        function(*tensors)  # tables that it makes the first time are no part of the trace
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # what is to follow it compiles, which takes a compiler
+            trace = torch.jit.trace(_Call(self._module, function), tuple(tensors), check_trace=False)  # type: ignore[no-untyped-call]
+        # In its first runs a trace is profiled, and then fused to what rounds otherwise. What has run unprofiled once
+        # stays as it is.
+        profiling = torch._C._jit_set_profiling_mode(False)
+        try:
+            trace(*tensors)
+        finally:
+            torch._C._jit_set_profiling_mode(profiling)
+        return trace
+
+
+class _Call(nn.Module):
+    """A function as a module, for which the weights of another are its own."""
+
+    def __init__(self, module: nn.Module | None, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors)
