@@ -18,15 +18,14 @@ Written by `python -m benchmarks`. Absolute times belong to the machine; the rat
 
 
 def commit() -> str:
-    """The commit that was measured, with a + when the tree differs from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "no commit"
+    """The commit that was measured, with a + when the tree differs from it in more than results."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    differs = git("diff", "HEAD", "--name-only", "--", ".", f":!{RESULTS.relative_to(ROOT)}", ":!models/*/CARD.md")
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(differs) or "no commit"
 
 
 def machine() -> str:
