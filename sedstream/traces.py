@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_ONE_AT_A_TIME = threading.Lock()
+"""How traces are made is a setting of the process."""
+
 
 class Traces:
     """`function` of tensors with a tensor or a tuple of them as its answer; weights that could learn are in `module`.
@@ -27,19 +30,16 @@ class Traces:
         self._function = function
         self._module = module
         self._held: dict[Hashable, Any] = {}
-        self._lock = threading.Lock()
 
     def __call__(self, *given: Any) -> Any:
         tensors = [x for x in given if isinstance(x, Tensor)]
         if torch.is_grad_enabled() or any(x.is_cuda for x in tensors):
             return self._function(*given)
         key = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in given)
-        if (trace := self._held.get(key)) is not None:
-            return trace(*tensors)
-        with self._lock:
-            if key not in self._held:
-                self._held[key] = self._trace(given, tensors)
-        return self._held[key](*tensors)
+        if (trace := self._held.get(key)) is None:
+            with _ONE_AT_A_TIME:
+                trace = self._held[key] = self._held.get(key) or self._trace(given, tensors)
+        return trace(*tensors)
 
     def clear(self) -> None:
         """Forget all traces."""
