@@ -12,7 +12,7 @@ PACKAGE = ROOT / "sedstream"
 
 FLOORS = [
     {"errors"},
-    {"grid", "precision"},
+    {"grid", "precision", "cores", "recurrences", "traces"},
     {"events"},
     {"exports", "progress", "scoring"},
     {"audio", "speech", "encoders", "decoding"},
@@ -38,7 +38,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 ONLY_ABOVE = {"threading": "engine", "asyncio": "engine", "time": "engine", "logging": "engine"}
 FACES = {"progress", "training"}  # what people look at may know the clock
-TORCH = {"precision", "speech", "encoders", "front", "ringed", "zoo", "training"}
+SHARED = {("threading", "traces")}  # whoever computes first makes them: it may lock out others
+TORCH = {"precision", "cores", "traces", "speech", "encoders", "front", "ringed", "zoo", "training"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -80,7 +81,7 @@ def test_imports_go_one_way(path: Path) -> None:
         top, *rest = name.split(".")
         if top == "sedstream" and rest and rest[0] not in ("__version__", own):
             assert FLOOR[rest[0]] < FLOOR[own], f"{own} imports {name}"
-        if top in ONLY_ABOVE and own not in FACES:
+        if top in ONLY_ABOVE and own not in FACES and (top, own) not in SHARED:
             assert FLOOR[own] >= FLOOR[ONLY_ABOVE[top]], f"{own} imports {top}"
         if top in ("torch", "torchaudio"):
             assert own in TORCH, f"{own} imports {top}"
