@@ -6,7 +6,7 @@ tells the probability. All but the LSTM knows nothing of other chunks. So chunks
 together, each layer as one product: a convolution over so few places is a small matrix.
 
 The weights are those of the package's TorchScript (its safetensors are of another version). That network and the one
-for ONNX Runtime give the same up to rounding (1e-4); a test says so.
+for ONNX Runtime give the same up to rounding (1e-5); a test says so.
 """
 
 from __future__ import annotations
