@@ -24,8 +24,11 @@ def commit() -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    differs = git("diff", "HEAD", "--name-only", "--", ".", f":!{RESULTS.relative_to(ROOT)}", ":!models/*/CARD.md")
-    return git("rev-parse", "--short", "HEAD") + "+" * bool(differs) or "no commit"
+    name = git("rev-parse", "--short", "HEAD")
+    differs = name and git(
+        "diff", "HEAD", "--name-only", "--", ".", f":!{RESULTS.relative_to(ROOT)}", ":!models/*/CARD.md"
+    )
+    return name + "+" * bool(differs) or "no commit"
 
 
 def machine() -> str:

@@ -44,6 +44,15 @@ def test_gives_what_the_function_gives() -> None:
 
 
 @torch.inference_mode()
+def test_rounds_as_the_function_does() -> None:
+    """A trace that torch has profiled adds the bias of a wide product behind it, not in it."""
+    weight, bias = torch.randn(516, 512), torch.randn(512)
+    traces = Traces(lambda x: torch.addmm(bias, x, weight))
+    for x in torch.randn(4, 32, 516):
+        assert torch.equal(traces(x), torch.addmm(bias, x, weight))
+
+
+@torch.inference_mode()
 def test_reads_the_weights_that_there_are() -> None:
     function = Counted()
     traces = Traces(function, function.layer)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import BadModel
 from .experts import Experts
-from .recurrence import Recurrence
+from .gru import GRU
 from .relay import OLDER, two
 
 
@@ -90,8 +90,8 @@ class CachedHead(nn.Module):
         # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
         self.dropout = nn.Dropout1d(dropout)
         self.enter = nn.Linear(features, width)
-        self.onward = Recurrence(width, hidden)
-        self.back = Recurrence(width, hidden)
+        self.onward = GRU(width, hidden)
+        self.back = GRU(width, hidden)
         self.norm = nn.LayerNorm(2 * hidden)
         self.emotion = nn.Linear(2 * hidden, labels)
         self.affect = nn.Linear(2 * hidden, 2)

@@ -15,8 +15,8 @@ from ..grid import HOP, Plan
 from ..traces import Traces
 from .cached import BEFORE, BEHIND, CachedEncoder, Memory
 from .graphs import Graphs
+from .gru import FEW
 from .heads import CachedHead, FrameHead, LinearHead
-from .recurrence import FEW
 from .relay import Before
 from .slots import NOTHING, Slots
 from .wav2vec import FIELD, Wav2VecEncoder

@@ -5,8 +5,8 @@ of 129 magnitudes; four convolutions make 128 numbers of them; an LSTM goes on f
 tells the probability. All but the LSTM knows nothing of other chunks. So chunks of any sessions and times are computed
 together, each layer as one product: a convolution over so few places is a small matrix.
 
-The weights are those of the package's TorchScript (its safetensors are of another version). That network and the one
-for ONNX Runtime give the same up to rounding (1e-5); a test says so.
+The weights are those of the package's TorchScript (its safetensors are of another version). A test holds the answers to
+those of the package's network for ONNX Runtime: they differ by rounding (1e-5).
 """
 
 from __future__ import annotations
@@ -87,14 +87,17 @@ class Silero:
             layers.append((matrix, bias.repeat(matrix.shape[1] // len(bias))))
             places = matrix.shape[1] // len(bias)
         self._layers = [(matrix.to(self._device), bias.to(self._device)) for matrix, bias in layers]
-        self._last, (self._offset,) = (weights[f"decoder.decoder.2.{part}"].flatten() for part in ("weight", "bias"))
+        last, (offset,) = (weights[f"decoder.decoder.2.{part}"].flatten() for part in ("weight", "bias"))
+        self._last, self._offset = last.to(self._device), float(offset)
         rnn = {name.rpartition(".")[2]: tensor for name, tensor in weights.items() if name.startswith("decoder.rnn.")}
-        self._inward = rnn["weight_ih"].t().contiguous(), rnn["bias_ih"] + rnn["bias_hh"]
-        self._trace = Traces(self._to_lstm)
-        self._across = rnn["weight_hh"].t().contiguous().numpy()
-        self._lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
-        self._lstm.load_state_dict({f"{name}_l0": tensor for name, tensor in rnn.items()})
-        self._lstm.to(self._device).eval()
+        if self._device.type == "cpu":
+            self._inward = rnn["weight_ih"].t().contiguous(), rnn["bias_ih"] + rnn["bias_hh"]
+            self._across = rnn["weight_hh"].t().contiguous().numpy()
+            self._trace = Traces(self._to_lstm)
+        else:
+            self._lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True)
+            self._lstm.load_state_dict({f"{name}_l0": tensor for name, tensor in rnn.items()})
+            self._lstm.to(self._device).eval()
 
     def __call__(self, chunks: Sequence[Array], states: Sequence[State]) -> list[tuple[Array, State]]:
         """For each session chunks ``[n, CONTEXT + CHUNK]`` f32 and its state: probabilities ``[n]`` f32 and the
@@ -137,7 +140,7 @@ class Silero:
                 before = torch.from_numpy(np.concatenate([states[n] for n in sessions], axis=1)).to(self._device)
                 with exact():
                     hidden, (h, c) = self._lstm(torch.stack([heard[n] for n in sessions]), (before[:1], before[1:]))
-                told = (hidden.relu() @ self._last.to(self._device) + self._offset).sigmoid().cpu().numpy()
+                    told = (hidden.relu() @ self._last + self._offset).sigmoid().cpu().numpy()
                 after = torch.cat([h, c]).cpu().numpy()
                 for row, n in enumerate(sessions):
                     answers[n] = told[row], after[:, row : row + 1].copy()
@@ -176,7 +179,7 @@ class Silero:
         after = state.copy()
         out = np.empty((1, len(inward), WIDTH), np.float32)
         lstm(inward[None], self._across, after[0], after[1], out)
-        return _told(out[0], self._last.numpy(), float(self._offset)), after
+        return _told(out[0], self._last.numpy(), self._offset), after
 
 
 def _matrix(weight: Tensor, places: int, stride: int) -> Tensor:

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sedstream.encoders.recurrence import Recurrence
+from sedstream.encoders.gru import GRU
 
 
-def alike(width: int, hidden: int) -> tuple[Recurrence, nn.GRU]:
+def alike(width: int, hidden: int) -> tuple[GRU, nn.GRU]:
     """The same weights in both."""
     torch.manual_seed(hidden)
-    own, theirs = Recurrence(width, hidden), nn.GRU(width, hidden, batch_first=True)
+    own, theirs = GRU(width, hidden), nn.GRU(width, hidden, batch_first=True)
     theirs.load_state_dict(own.state_dict())
     return own, theirs
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ FEW = 2
 """Rows up to which it is faster: in torch more of them share the call for each step."""
 
 
-class Recurrence(nn.GRU):
+class GRU(nn.GRU):
     """`nn.GRU` of one layer, batch first; for few rows see `recurrences`.
 
     Args:
@@ -29,13 +27,13 @@ class Recurrence(nn.GRU):
         """Frames `[B, T, width]` and states `[1, B, hidden]` before them, None: zeros -> the states after each frame
         `[B, T, hidden]`, and after the last one `[1, B, hidden]`."""
         state = x.new_zeros(1, x.shape[0], self.hidden_size) if state is None else state
-        weights = [getattr(self, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
+        weights: list[Tensor] = [*self.all_weights[0]]
         trained = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type)
         traced = torch._C._get_tracing_state() is not None  # which is of more rows, and does not ask how many
         able = x.device.type == "cpu" and x.dtype == torch.float32 and self.hidden_size % TOGETHER == 0
         if trained or traced or not able or len(x) > FEW:
             return torch.gru(x, state, weights, True, 1, 0.0, self.training, False, True)
-        inward, across, offset, bias = (cast(Tensor, weight) for weight in weights)
+        inward, across, offset, bias = weights
         told = F.linear(x, inward, offset).contiguous()
         last = state.clone(memory_format=torch.contiguous_format)
         out = x.new_empty(*x.shape[:2], self.hidden_size)
