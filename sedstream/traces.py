@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,14 +57,21 @@ class Traces:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # what is to follow it compiles, which takes a compiler
             trace = torch.jit.trace(_Call(self._module, function), tuple(tensors), check_trace=False)  # type: ignore[no-untyped-call]
-        # In its first runs a trace is profiled, and then fused to what rounds otherwise. What has run unprofiled once
-        # stays as it is.
-        profiling = torch._C._jit_set_profiling_mode(False)
-        try:
+        with _as_it_is():
             trace(*tensors)
-        finally:
-            torch._C._jit_set_profiling_mode(profiling)
         return trace
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    """What first runs meanwhile runs as it was traced, for ever. Else torch profiles it, and fuses then what rounds
+    otherwise; its older executor, which SpeechBrain chooses for the whole process, does so at once."""
+    executor, profiles = torch._C._jit_set_profiling_executor(True), torch._C._jit_set_profiling_mode(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_profiling_executor(executor)
+        torch._C._jit_set_profiling_mode(profiles)
 
 
 class _Call(nn.Module):

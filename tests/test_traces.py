@@ -43,13 +43,21 @@ def test_gives_what_the_function_gives() -> None:
     assert function.calls > before
 
 
+@pytest.mark.parametrize("new", [True, False], ids=["torch", "SpeechBrain"])
 @torch.inference_mode()
-def test_rounds_as_the_function_does() -> None:
-    """A trace that torch has profiled adds the bias of a wide product behind it, not in it."""
+def test_rounds_as_the_function_does(new: bool) -> None:
+    """However the process wants traces to run: they may add the bias of a wide product behind it, not in it."""
     weight, bias = torch.randn(516, 512), torch.randn(512)
     traces = Traces(lambda x: torch.addmm(bias, x, weight))
-    for x in torch.randn(4, 32, 516):
-        assert torch.equal(traces(x), torch.addmm(bias, x, weight))
+    before = torch._C._jit_set_profiling_executor(new), torch._C._jit_set_profiling_mode(new)
+    try:
+        for x in torch.randn(4, 32, 516):
+            assert torch.equal(traces(x), torch.addmm(bias, x, weight))
+        assert torch._C._jit_set_profiling_executor(new) == new, "the setting is as it was"
+        assert torch._C._jit_set_profiling_mode(new) == new
+    finally:
+        torch._C._jit_set_profiling_executor(before[0])
+        torch._C._jit_set_profiling_mode(before[1])
 
 
 @torch.inference_mode()
