@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from . import cores
 from .audio.files import open_recording
-from .cores import one_core
 from .grid import HOP, RATE, seconds
 from .loop import tick
 from .stream import Stream
@@ -66,9 +65,8 @@ def measure(model: Model, plan: str = "live", up_to: float = SHARE) -> Iterator[
     step = chosen.step * HOP
     streams: list[Stream] = []
     positions: list[int] = []
-    cores = os.cpu_count() or 1
     count, share = 1, 0.0
-    with ThreadPoolExecutor(cores, "sedstream-row", initializer=one_core) as pool:
+    with ThreadPoolExecutor(cores.count(), "sedstream-row", initializer=cores.one_core) as pool:
         while count <= MOST and share <= up_to:
             while len(streams) < count:
                 stream = Stream(model.manifest, plan)

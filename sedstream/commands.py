@@ -34,7 +34,7 @@ def listen(options: argparse.Namespace) -> int:
             plan=options.plan,
             labels=options.labels,
             seconds=options.seconds,
-            format=options.format[0] if options.format else None,
+            format=",".join(options.format) if options.format else None,
             out=options.out,
             quiet=options.quiet,
         )

@@ -6,6 +6,7 @@ file. A server that does not go on where asked is read from the beginning.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import urllib.error
@@ -15,11 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import BadModel, Unavailable
+from .errors import BadInput, BadModel, Unavailable
 from .manifest import digest
 
 TRIES = 5
 """Connections that bring nothing, one after another, before it is given up."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk says that takes no more."""
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 SIZE = 1 << 20
@@ -33,6 +36,7 @@ def fetch(url: str, path: Path, sha256: str = "", tell: Tell = lambda done, of: 
     """Bring `url` to `path`; the sha256 of what came. `sha256` empty: nobody knows what it should be.
 
     Raises:
+        BadInput: it cannot be written there.
         BadModel: it is not what it should be, or its URL is neither https nor this machine's.
         Unavailable: the server cannot be reached, refuses, or breaks off again and again: what came so far is kept.
     """
@@ -50,6 +54,8 @@ def fetch(url: str, path: Path, sha256: str = "", tell: Tell = lambda done, of: 
                 raise Unavailable(f"Bad answer {error.code} for '{url}', expected a file") from error
             reason = f"answer {error.code}"
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and (error.filename or error.errno in FULL):  # it is ours, not the server's
+                raise BadInput(f"Bad place '{part}' for a download: {error.strerror}, expected room for it") from error
             reason = str(error)
         grown = part.exists() and part.stat().st_size > before
         idle = 0 if grown else idle + 1

@@ -4,7 +4,6 @@ it."""
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -12,9 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 
+from . import cores
 from .audio.resample import Resampler
 from .audio.ring import Ring
-from .cores import one_core
 from .errors import BadInput, SedstreamError, Unavailable
 from .grid import RATE, seconds
 from .loop import tick
@@ -56,15 +55,14 @@ class Engine:
         """The model, or this engine, failed the last time it ran."""
         self._deliver = deliver
         self._on_tick = on_tick
-        cores = os.cpu_count() or 1
         shortest = min((p for p in model.manifest.plans.values() if not p.whole), key=lambda plan: plan.step)
-        self._schedule = Schedule(seconds(shortest.step) * SHARE, cores * model.rows(shortest), max_speed)
+        self._schedule = Schedule(seconds(shortest.step) * SHARE, cores.count() * model.rows(shortest), max_speed)
         self._sessions: dict[Session, None] = {}  # added to by any thread, taken from by the engine's
         self._calls: deque[Session] = deque()
         self._ready: dict[Lane, Session] = {}
         self._wake = threading.Event()
         self._stopping = False
-        self._pool = ThreadPoolExecutor(cores, "sedstream-row", initializer=one_core)
+        self._pool = ThreadPoolExecutor(cores.count(), "sedstream-row", initializer=cores.one_core)
         self._thread = threading.Thread(target=self._run, name="sedstream-engine", daemon=True)
 
     def __enter__(self) -> Engine:

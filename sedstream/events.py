@@ -6,7 +6,7 @@ session had to read before it could say so: the same for the same samples, whate
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -120,23 +120,6 @@ def segment_fields(segment: Segment, labels: Sequence[str]) -> dict[str, Any]:
         "arousal": {"mean": _rounded(segment.arousal_mean), "peak": _rounded(segment.arousal_peak)},
         "valence": {"mean": _rounded(segment.valence_mean)},
     }
-
-
-def parse_segment(fields: Mapping[str, Any]) -> tuple[Segment, tuple[str, ...]]:
-    """The inverse of :func:`segment_fields`: the segment and its labels."""
-    labels = tuple(fields["probs"])
-    segment = Segment(
-        start=round(fields["start"] * RATE / 320),
-        end=round(fields["end"] * RATE / 320),
-        label=fields["emotion"],
-        confidence=fields["confidence"],
-        probs=tuple(fields["probs"].values()),
-        entropy=fields["entropy"],
-        arousal_mean=fields["arousal"]["mean"],
-        arousal_peak=fields["arousal"]["peak"],
-        valence_mean=fields["valence"]["mean"],
-    )
-    return segment, labels
 
 
 def _rounded(score: float | None) -> float | None:

@@ -25,7 +25,7 @@ from .errors import BadInput, SedstreamError, Unavailable
 from .exports import formats, parquet, plot, summary
 from .exports.naming import one_line
 from .exports.screen import LONGEST, write_whole
-from .offline import Diarization
+from .offline import Diarization, check
 from .recordings import diarize_many
 from .zoo import Model
 
@@ -81,6 +81,8 @@ class AnswerFolder:
         self._model = model
         self._settings = settings
         manifest = model.manifest
+        # Before anything is touched: where a setting changes, what stands there is of no use.
+        check(manifest, **settings)
         keep = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
         weights = {"model": manifest.name, "version": manifest.version, "weights": manifest.sha256}
         self._asked = weights | keep

@@ -24,6 +24,7 @@ from .audio.microphone import Microphone, capture_ring, devices
 from .engine import Delivery, Engine
 from .errors import BadInput, SedstreamError, Unavailable
 from .events import Arousal, End, Event, Final, Gap, Segment, SpeechEnd, SpeechStart, Update, segment_fields
+from .exports import formats
 from .exports.screen import Screen, clock
 from .grid import RATE
 from .grid import seconds as seconds_of
@@ -52,13 +53,15 @@ def listen(
 
     Rows are those of ``Diarization.rows``, one a final segment, written at once; ``file`` is ``microphone:NAME`` and
     time counts from the start of capture. ``format``: ``table`` (a terminal's default) or ``jsonl``. ``out``: a file
-    instead of stdout. Gaps go to stderr; where that is a terminal and not ``quiet``, a live panel stands there as well.
-    Raises ``BadInput``, ``BadModel``, and ``Unavailable`` for a microphone that is missing or goes away: after its last
-    segments have been written.
+    instead of stdout, whose suffix tells the format. Gaps go to stderr; where that is a terminal and not ``quiet``, a
+    live panel stands there as well. Raises ``BadInput``, ``BadModel``, and ``Unavailable`` for a microphone that is
+    missing or goes away: after its last segments have been written.
     """
     if seconds is not None and not 0 < seconds < float("inf"):
         raise BadInput(f"Bad seconds {seconds}, expected more than 0")
-    chosen = format or ("table" if out is None and sys.stdout.isatty() else "jsonl")
+    if format is None and out is not None:
+        format = formats.by_suffix(Path(out).suffix)
+    chosen = format or ("table" if sys.stdout.isatty() else "jsonl")
     if chosen not in ("table", "jsonl"):
         raise BadInput(f"Bad format {chosen!r}, expected table or jsonl")
     ring = capture_ring(RING)

@@ -3,6 +3,7 @@ model."""
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -172,9 +173,9 @@ def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
     if table["kind"] not in KINDS:
         raise BadModel(f"Bad kind {table['kind']!r}, expected {' or '.join(map(repr, KINDS))}")
     labels = tuple(table["labels"])
-    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(isinstance(name, str) for name in labels):
+    if len(labels) < 2 or not all(isinstance(name, str) for name in labels) or len(set(labels)) < len(labels):
         raise BadModel(f"Bad labels {list(labels)}, expected two or more different names")
-    if table["temperature"] <= 0:
+    if not 0 < table["temperature"] < math.inf:
         raise BadModel(f"Bad temperature {table['temperature']}, expected a positive number")
     weights = table["weights"]
     several = "files" in weights

@@ -18,7 +18,7 @@ from .events import End, Event, Final, Segment, Update, segment_fields
 from .exports import formats
 from .grid import HOP, RATE
 from .loop import tick
-from .manifest import DEFAULT
+from .manifest import DEFAULT, Manifest
 from .short import ShortStream
 from .stream import Stream
 from .whole import WholeStream
@@ -197,6 +197,20 @@ def _given(source: Any, rate: Any) -> tuple[Array, int]:
     return array, int(rate)
 
 
+def check(
+    manifest: Manifest, plan: str, labels: Sequence[str] | None, channels: str, roles: Sequence[str] | None
+) -> None:
+    """Raises ``BadInput`` for settings with which no recording could be answered."""
+    manifest.plan(plan)
+    manifest.choose(labels)
+    if channels not in ("mix", "split"):
+        raise BadInput(f"Bad channels {channels!r}, expected mix or split")
+    most = 2 if channels == "split" else 1
+    count = 1 if roles is None or isinstance(roles, str) else len(roles)
+    if not 1 <= count <= most:
+        raise BadInput(f"Bad roles {','.join(roles or ())!r}, expected one name for each channel, {most} at most")
+
+
 class Run:
     """One recording on its way through the loop: a stream for each channel that is answered.
 
@@ -216,8 +230,7 @@ class Run:
         roles: Sequence[str] | None,
         frames: bool = False,
     ) -> None:
-        if channels not in ("mix", "split"):
-            raise BadInput(f"Bad channels {channels!r}, expected mix or split")
+        check(model.manifest, plan, labels, channels, roles)
         count = 2 if channels == "split" and width == 2 else 1
         roles = [roles] if isinstance(roles, str) else roles
         if roles is not None and len(roles) != count:
@@ -287,6 +300,7 @@ def _waveform(recording: Recording) -> tuple[Array, int]:
         pieces = rest[:whole].reshape(-1, step, recording.channels)
         parts.append(np.stack([pieces.min(axis=1), pieces.max(axis=1)], axis=1).reshape(-1, recording.channels))
         rest = rest[whole:]
+    parts += [rest.min(axis=0, keepdims=True), rest.max(axis=0, keepdims=True)] if len(rest) else []
     return np.concatenate(parts), round(2 * recording.rate / step)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 
@@ -14,15 +15,23 @@ PRECISIONS = {
     "float16": torch.float16,
 }
 
+_lock = Lock()
+_inside: list[tuple[bool, bool]] = []
+"""For each thread that is inside of `exact`, what was allowed before the first of them came."""
+
 
 @contextmanager
 def exact() -> Iterator[None]:
     """float32 is float32 on a GPU, not TF32, whoever allowed that in this process: cuDNN does by default, SpeechBrain
-    does when it is loaded."""
+    does when it is loaded. What was allowed is again once no thread is inside."""
     matrices, rest = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matrices.allow_tf32, rest.allow_tf32
-    matrices.allow_tf32, rest.allow_tf32 = False, False
+    with _lock:
+        _inside.append(_inside[0] if _inside else (matrices.allow_tf32, rest.allow_tf32))
+        matrices.allow_tf32, rest.allow_tf32 = False, False
     try:
         yield
     finally:
-        matrices.allow_tf32, rest.allow_tf32 = before
+        with _lock:
+            before = _inside.pop()
+            if not _inside:
+                matrices.allow_tf32, rest.allow_tf32 = before

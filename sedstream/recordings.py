@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio.files import open_recording
-from .cores import one_core
+from .cores import count, one_core
 from .errors import BadInput, SedstreamError
 from .grid import HOP
 from .loop import tick
 from .manifest import DEFAULT
-from .offline import Diarization, Run
+from .offline import Diarization, Run, check
 from .zoo import Model, load
 
 Array = NDArray[np.float32]
 
-CORES = os.cpu_count() or 1
+CORES = count()
 ABREAST = min(16, 4 * CORES)
 """Recordings under way: with four rows a core no core waits long for the others in a tick, and memory is bounded."""
 AHEAD = 4
@@ -46,12 +46,13 @@ def diarize_many(
     """Diarize any number of recordings in constant memory: yields each path with its answer, as they finish.
 
     Arguments and answers are those of :func:`sedstream.diarize`, to the bit. A recording that cannot be read yields the
-    error instead of an answer, and the others go on. Raises ``BadModel``, and ``BadInput`` for an unusable device or
-    for what is no path.
+    error instead of an answer, and the others go on. Raises ``BadModel``, and ``BadInput`` for an unusable device,
+    for what is no path, or for settings with which no recording could be answered.
     """
     if isinstance(paths, (str, bytes)) or not isinstance(paths, Iterable):
         raise BadInput(f"Bad paths {paths!r}, expected a list of them")
     loaded = model if isinstance(model, Model) else load(model, device)
+    check(loaded.manifest, plan, labels, channels, roles)
     waiting = iter(paths)
     news = threading.Event()
     stopping = threading.Event()

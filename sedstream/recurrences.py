@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Array = NDArray[np.float32]
 TOGETHER = 4
@@ -27,7 +28,7 @@ _POWERS = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(
 """Of r in 2^r, by Taylor: for |r| ≤ 1/2 what is left out is less than float32 can tell."""
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
+@compiled(fastmath={"contract"}, error_model="numpy")
 def gru(inward: Array, across: Array, bias: Array, state: Array, out: Array) -> None:
     """i `[B, T, 3H]`, W_h transposed `[H, 3H]` and b_h `[3H]` -> the states `[B, T, H]` in `out`; `state` `[B, H]` is
     that before the first frame, and then that after the last one. H is a multiple of `TOGETHER`. All are contiguous."""
@@ -55,7 +56,7 @@ def gru(inward: Array, across: Array, bias: Array, state: Array, out: Array) -> 
                 out[row, t, j] = held[j]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
+@compiled(fastmath={"contract"}, error_model="numpy")
 def lstm(inward: Array, across: Array, state: Array, cell: Array, out: Array) -> None:
     """i + b_h `[B, T, 4H]` and W_h transposed `[H, 4H]` -> the states `[B, T, H]` in `out`; `state` and `cell`
     `[B, H]` are those before the first frame, and then those after the last one. H as in `gru`."""
@@ -82,10 +83,10 @@ def lstm(inward: Array, across: Array, state: Array, cell: Array, out: Array) ->
                 out[row, t, j] = held[j]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
+@compiled(fastmath={"contract"}, error_model="numpy")
 def _add(state: Array, across: Array, sums: Array) -> None:
     """`sums` `[B, N]` += `state` `[B, H]` @ `across` `[H, N]`; what is read of `across` serves all rows."""
-    for k in range(0, len(across), 4):
+    for k in range(0, len(across), TOGETHER):
         first, second, third, fourth = across[k], across[k + 1], across[k + 2], across[k + 3]
         for row in range(len(sums)):
             total = sums[row]
@@ -94,7 +95,7 @@ def _add(state: Array, across: Array, sums: Array) -> None:
                 total[j] += a * first[j] + b * second[j] + c * third[j] + d * fourth[j]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")  # type: ignore[untyped-decorator]
+@compiled(fastmath={"contract"}, error_model="numpy")
 def _sigmoid(x: Array, scale: NDArray[np.int32]) -> None:
     """x ← 1 / (1 + e^-x), many at once, as math.exp is not: e^-x = 2^(n + r), where n is whole, a float's exponent.
     `scale`: room for as many numbers."""

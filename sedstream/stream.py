@@ -125,7 +125,6 @@ class Stream:
         limit = self._written // HOP
         if not self._closed and limit > (self._limits[-1] if self._limits else self._origin):
             self._limits.append(limit)
-            self._settle()
 
     def close(self) -> None:
         """No more samples will come."""
@@ -152,7 +151,9 @@ class Stream:
 
     def pull(self) -> Block | None:
         """The next block if its samples are complete. It must be answered by ``hear`` and ``push`` before the next."""
-        if self.done or self._in_block:
+        if self._in_block:
+            raise BadInput("Bad pull, expected none after a block that was never answered: whatever failed, begin anew")
+        if self.done:
             return None
         start, end = self.plan.span(self._index)
         limit = self._limits[0] - self._origin if self._limits else None

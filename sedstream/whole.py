@@ -22,7 +22,9 @@ class WholeStream(Stream):
     """
 
     def pull(self) -> Block | None:
-        if self.done or self._in_block or not self._limits:
+        if self._in_block:
+            return super().pull()  # raises
+        if self.done or not self._limits:
             return None
         self._in_block = True
         samples = self._read(0, self._at - self._origin * HOP, None)

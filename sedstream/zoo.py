@@ -167,6 +167,8 @@ def load(
         raise BadInput(f"Bad precision {precision!r}, expected {', '.join(PRECISIONS)}")
     manifest = model if isinstance(model, Manifest) else find_any(model)
     where = device_of(device)
+    if precision == "float16" and where.type == "cpu":
+        raise BadInput(f"Bad precision {precision!r} on a CPU, expected auto, float32 or bfloat16")
     if rings and (where.type == "cpu" or manifest.kind != "windowed"):
         raise BadInput(f"Bad rings for a {manifest.kind} model on {where.type}, expected a windowed one on cuda")
     manifest.verify()
@@ -182,9 +184,10 @@ def load(
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise BadModel(f"Bad weights '{manifest.weights}', expected those of its manifest: {reason}") from error
-    if where.type == "cpu" and precision == "auto" and torch.cpu._is_avx512_bf16_supported():
-        network.shorten()
-    elif where.type == "cuda" and precision != "float32":
+    if where.type == "cpu":
+        if precision == "bfloat16" or (precision == "auto" and torch.cpu._is_avx512_bf16_supported()):
+            network.shorten()
+    elif precision != "float32":
         network.halve(PRECISIONS[precision])
     return Model(manifest, RingedNetwork(network) if rings else network, where)
 

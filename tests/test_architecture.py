@@ -11,7 +11,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "sedstream"
 
 FLOORS = [
-    {"errors"},
+    {"errors", "compiled"},
     {"grid", "precision", "cores", "recurrences", "traces"},
     {"events"},
     {"exports", "progress", "scoring"},
@@ -38,7 +38,8 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 ONLY_ABOVE = {"threading": "engine", "asyncio": "engine", "time": "engine", "logging": "engine"}
 FACES = {"progress", "training"}  # what people look at may know the clock
-SHARED = {("threading", "traces")}  # whoever computes first makes them: it may lock out others
+# What belongs to the process, not to a session, may be locked.
+SHARED = {("threading", "traces"), ("threading", "cores"), ("threading", "precision")}
 TORCH = {"precision", "cores", "traces", "speech", "encoders", "front", "ringed", "zoo", "training"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

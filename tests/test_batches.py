@@ -272,3 +272,29 @@ def test_the_benchmark_says_that_there_is_no_gpu() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "no GPU here: nothing to measure (--tiny sees that it runs)\n"
+
+
+def test_precision_on_a_cpu(clip: Path) -> None:
+    with pytest.raises(BadInput, match="Bad precision 'float16' on a CPU, expected auto, float32 or bfloat16"):
+        load(precision="float16")
+    plan = Plan(3, 16, 16)
+    samples = voices(2, plan.window * HOP).numpy()
+    exact, short = (load(precision=name)(samples, plan)[0] for name in ("float32", "bfloat16"))
+    assert not np.array_equal(exact, short)
+    assert np.abs(np.exp(exact) - np.exp(short)).max() < 0.05
+
+
+def test_what_is_exact_for_one_thread_is_for_another() -> None:
+    """Whoever leaves first does not take it from the other, and the last one leaves what was there before."""
+    first, second = exact(), exact()
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert not torch.backends.cudnn.allow_tf32
+        second.__exit__(None, None, None)
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -1,6 +1,8 @@
 import os
 import shutil
+import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +175,49 @@ def test_a_header_without_a_promise_is_no_truncation(tmp_path: Path, speech: NDA
     data[at : at + 4] = b"\xff\xff\xff\xff"
     path.write_bytes(data)
     assert len(read(path)) == len(speech)
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x7FFFFF00, 0x80000000, 0xFFFFFFFF])
+def test_a_wav_from_a_pipe_promises_no_length(size: int, clip: Path, tmp_path: Path) -> None:
+    """ffmpeg, SoX and arecord write a header before they know how long it will be, and cannot come back to it."""
+    path = tmp_path / "pipe.wav"
+    soundfile.write(path, soundfile.read(clip, dtype="int16")[0][:16_000], 16_000)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 4
+    data[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert sum(map(len, open_recording(path).blocks())) == 16_000
+
+
+@needs_ffmpeg
+def test_a_killed_ffmpeg_has_not_read_all(clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.mka"
+    command = ["ffmpeg", "-v", "error", "-stream_loop", "9", "-i", str(clip), "-c:a", "pcm_s16le", str(path)]
+    subprocess.run(command, check=True)
+    blocks = open_recording(path).blocks()
+    next(blocks)
+    ours = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    reading = [pid for pid in ours if "ffmpeg" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(int(reading[0]), signal.SIGKILL)
+    with pytest.raises(BadInput, match="ffmpeg ended with -9"):
+        list(blocks)
+
+
+@needs_ffmpeg
+def test_a_flac_from_a_pipe_promises_no_length(clip: Path, speech: NDArray[np.float32], tmp_path: Path) -> None:
+    path = tmp_path / "pipe.flac"
+    command = ["ffmpeg", "-v", "error", "-i", str(clip), "-f", "flac", "pipe:1"]
+    path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert np.array_equal(np.concatenate(list(open_recording(path).blocks()))[:, 0], speech)
+
+
+@needs_ffmpeg
+def test_of_several_tracks_the_first_is_heard(clip: Path, speech: NDArray[np.float32], tmp_path: Path) -> None:
+    """ffmpeg would take another one by itself: that with more channels, or the default."""
+    path = tmp_path / "two.mkv"
+    command = ["ffmpeg", "-v", "error", "-i", str(clip), "-i", str(clip), "-map", "0:a", "-map", "1:a"]
+    command += ["-c:a", "pcm_s16le", "-ar:a:1", "48000", "-ac:a:1", "2", "-disposition:a:0", "0"]
+    subprocess.run([*command, "-disposition:a:1", "default", str(path)], check=True)
+    recording = open_recording(path)
+    assert (recording.rate, recording.channels) == (16_000, 1)
+    assert np.array_equal(np.concatenate(list(recording.blocks()))[:, 0], speech)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from numpy.typing import NDArray
 
+from sedstream.compiled import compiled
 from sedstream.encoders.heads import FrameHead
 from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput, BadModel
@@ -209,6 +212,18 @@ torch.set_num_threads(3)
 import sedstream
 print(len(sedstream.diarize(np.zeros(32_000, np.float32), rate=16_000).segments))
 print(torch.get_num_threads(), sys.modules.keys() & {"silero_vad", "onnxruntime"})
+from concurrent.futures import ThreadPoolExecutor
+for _, answer in sedstream.diarize_many(["sedstream/demo/austen-2.flac"]):
+    print(len(answer.tracks), ThreadPoolExecutor(1).submit(torch.get_num_threads).result())
 """
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert found.stdout.splitlines() == ["0", "3 set()"], found.stderr
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines() == ["0", "3 set()", "1 3"], found.stderr
+
+
+def test_what_is_compiled_need_not_be_kept() -> None:
+    """A service may have no home, and no right to write beside the package; so has a function without a file."""
+    written: dict[str, Callable[[int], int]] = {}
+    exec("def twice(x): return 2 * x", written)
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(written["twice"])
+    assert compiled()(written["twice"])(21) == 42

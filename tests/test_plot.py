@@ -21,6 +21,7 @@ from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+import sedstream
 from sedstream.errors import BadInput
 from sedstream.events import Arousal, Event, Final, Segment
 from sedstream.exports import plot
@@ -374,3 +375,9 @@ def test_without_matplotlib_there_is_one_clear_error() -> None:
 def test_matplotlib_is_loaded_late_and_without_pyplot() -> None:
     shown = "print([name for name in ('matplotlib', 'matplotlib.pyplot') if name in sys.modules])\n"
     assert run(f"import sys{MAKE}{shown}plot.figure(call)\n{shown}") == "[]\n['matplotlib']\n"
+
+
+def test_less_than_a_hundredth_of_a_second(tmp_path: Path, model: Model) -> None:
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.full(60, 0.5), 8000)
+    assert sedstream.diarize(path, model=model).plot().axes

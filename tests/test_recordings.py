@@ -29,7 +29,7 @@ from PIL import Image
 
 import sedstream
 from sedstream import progress
-from sedstream.errors import BadInput, Unavailable
+from sedstream.errors import BadInput, SedstreamError, Unavailable
 from sedstream.exports import formats, plot
 from sedstream.folders import AnswerFolder, Totals
 from sedstream.offline import Diarization
@@ -569,3 +569,19 @@ def test_500_recordings_killed_ten_times(tmp_path: Path) -> None:
     assert command(root, "--out", undisturbed, "--format", "jsonl,rttm,textgrid", "--quiet").returncode == 0
     assert tree(tmp_path / "killed") == tree(undisturbed)
     assert len(tree(undisturbed)) == 500 * 3 + 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"plan": "lvie"}, {"labels": ["neutral", "hapy"]}, {"channels": "left"}, {"roles": ["a", "b", "c"]}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_typing_error_costs_no_answers(wrong: dict[str, Any], calls: Path, tmp_path: Path, model: Model) -> None:
+    out = tmp_path / "answers"
+    answer(calls, out, model)
+    before = tree(out)
+    with pytest.raises(SedstreamError, match=f"Bad {next(iter(wrong)).rstrip('s')}"):
+        answer(calls, out, model, **wrong)
+    assert tree(out) == before
+    with pytest.raises(SedstreamError, match=f"Bad {next(iter(wrong)).rstrip('s')}"):
+        next(diarize_many([calls / "a.wav"], model=model, **wrong))

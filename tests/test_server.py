@@ -11,6 +11,7 @@ import soundfile
 from conftest import DATA
 from numpy.typing import NDArray
 from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 from wire import CLOSE, START, check, check_client, check_numbering, serving, talk
 
 import sedstream
@@ -409,3 +410,35 @@ def test_latency_chooses_the_plan(model: Model) -> None:
     assert choose_plan(manifest, "batch") == "batch"
     assert choose_plan(manifest, 1.0) == "live"
     assert choose_plan(manifest, 60) == "batch"
+
+
+def test_what_the_server_forgives_ends_no_call(model: Model, speech: Array) -> None:
+    """An update that it cannot take: told as a message, and what was in effect goes on."""
+
+    async def run() -> Rows:
+        async with serving(model) as url, Client(url) as client:
+            await client.update(alerts=[{"name": "x", "label": "furious", "threshold": 0.5}])
+            await client.send(speech[:64_000])
+            await client.close()
+            return [check(message) async for message in client]
+
+    messages = asyncio.run(run())
+    assert [(m["code"], m["fatal"]) for m in messages if m["type"] == "error"] == [("bad_value", False)]
+    assert messages[-1]["type"] == "session.end"
+    assert messages[-1]["duration"] == 4.0
+
+
+@pytest.mark.parametrize("said", ["hello", '{"a":1}', "[]", '{"type":"welcome","seq":0}', '{"type":"error"}'])
+def test_another_program_behind_the_address(said: str) -> None:
+    async def talk(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(said)
+        await socket.wait_closed()
+
+    async def run() -> None:
+        async with serve(talk, "127.0.0.1", 0) as server:
+            url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            with pytest.raises(Unavailable, match="Bad server 'ws.*', expected one of sedstream: it said"):
+                await Client(url).__aenter__()
+
+    asyncio.run(run())

@@ -14,6 +14,7 @@ from sedstream.errors import BadInput, BadModel
 from sedstream.events import Arousal, End, Event, Final, Flushed, Gap, SpeechEnd, SpeechStart, Update
 from sedstream.grid import HOP, frames_of
 from sedstream.loop import tick
+from sedstream.manifest import Manifest
 from sedstream.stream import Stream
 from sedstream.zoo import Model
 
@@ -275,3 +276,12 @@ def test_bad_arguments(model: Model) -> None:
     stream.close()
     with pytest.raises(BadInput, match="after close"):
         stream.write(np.zeros(1, np.float32))
+
+
+def test_a_block_that_was_never_answered_is_told(manifest: Manifest) -> None:
+    """Whoever goes on after a tick that failed would wait for ever."""
+    stream = Stream(manifest)
+    stream.write(np.zeros(32_000, np.float32))
+    assert stream.pull() is not None
+    with pytest.raises(BadInput, match="Bad pull, expected none after a block that was never answered"):
+        stream.pull()

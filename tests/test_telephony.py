@@ -297,6 +297,31 @@ def test_an_audiohook_call_goes_on_after_its_connection_broke(model: Model, code
     assert [message["type"] for message in heard].count("session.ready") == 1
 
 
+def test_a_call_goes_on_from_what_it_had_when_the_connection_broke(model: Model, coded: bytes) -> None:
+    """Not from what the platform had said by then: ten minutes of loss take a while, and the end of them is dropped."""
+
+    async def run() -> None:
+        first, second = Genesys(), Genesys()
+        async with serving(model) as (server, url):
+            async with connect(url + "/v1/audiohook") as socket:
+                await socket.send(first.open(offer()))
+                await socket.send(coded[:160_000])
+                first.position = 80_000
+                await socket.send(first.say("discarded", {"start": duration(80_000), "discarded": "PT600S"}))
+                socket.transport.abort()
+            await until(lambda: server.legs._parked)
+            (call,) = server.sessions.values()
+            had = call.received
+            assert 0 < had < 80_000 + 600 * 8000
+            async with connect(url + "/v1/audiohook") as socket:
+                continued = {"id": first.id, "serverseq": first.serverseq, "clientseq": first.seq}
+                await socket.send(second.open(offer(), continuedSessions=[continued]))
+                opened = second.hear(await socket.recv())
+                assert float(opened["parameters"]["discardTo"][2:-1]) * 8000 == had
+
+    asyncio.run(run())
+
+
 def test_a_call_that_nobody_goes_on_with_ends(model: Model, coded: bytes) -> None:
     client = Genesys()
 

@@ -1,9 +1,11 @@
 """Token files, certificates and limits without a server: what is read, what is refused, what a change does."""
 
+import asyncio
 import logging
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -13,8 +15,11 @@ from sedstream.cli import main
 from sedstream.errors import BadInput
 from sedstream.serving import tokens
 from sedstream.serving.access import ANYBODY, Access, Meter, Refusal, Visit, bearer
+from sedstream.serving.client import Client
+from sedstream.serving.server import Server
 from sedstream.serving.tls import Certificate
 from sedstream.serving.tokens import TokenFile, parse
+from sedstream.zoo import Model
 
 SHA = "a" * 64
 GOOD = f'[[token]]\nname = "a"\nsha256 = "{SHA}"\nscopes = ["stream"]\n'
@@ -217,3 +222,20 @@ def _locked(key: bytes) -> bytes:
     loaded = form.load_pem_private_key(key, None)
     lock = form.BestAvailableEncryption(b"secret")
     return loaded.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, lock)
+
+
+def test_who_is_slowed_is_not_idle(model: Model, tmp_path: Path) -> None:
+    """A message that its token lets in only after the time in which others must send something."""
+    path = tmp_path / "tokens.toml"
+    secret = tokens.add(path, "slow", bytes_per_second=8000)
+
+    async def run() -> list[dict[str, Any]]:
+        async with (
+            Server(model, port=0, tokens=path, idle_seconds=1.0) as server,
+            Client(server.url, rate=8000, encoding="mulaw", token=secret) as client,
+        ):
+            await client.send(bytes(24_000))
+            await client.close()
+            return [message async for message in client]
+
+    assert asyncio.run(run())[-1]["duration"] == 3.0

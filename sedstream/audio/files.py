@@ -20,6 +20,8 @@ from .pcm import Samples
 from .resample import MAX_RATE, MIN_RATE
 
 BLOCK_SECONDS = 4
+UNTOLD = 1 << 62
+"""Frames that libsndfile tells of a FLAC whose writer could not seek back, and more; it cannot read it then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Recording:
             raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {_reason(error)}") from error
 
     def _ffmpeg_blocks(self) -> Iterator[Samples]:
-        command = ["ffmpeg", "-v", "error", "-nostdin", "-xerror", "-i", f"file:{self.path}", "-vn"]
+        command = ["ffmpeg", "-v", "error", "-nostdin", "-xerror", "-i", f"file:{self.path}", "-map", "0:a:0"]
         command += ["-f", "f32le", "-c:a", "pcm_f32le", "pipe:1"]
         size = BLOCK_SECONDS * self.rate * self.channels * 4
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -73,10 +75,13 @@ class Recording:
                 while data := process.stdout.read(size):
                     yield np.frombuffer(data, "<f4").reshape(-1, self.channels)
                 complaint = process.stderr.read().decode(errors="replace").strip()
+                # Whoever is killed from outside has no complaint, and what came of it is not all.
+                ended = process.wait()
             finally:
                 process.kill()
-        if process.returncode not in (0, -9) or complaint:
-            raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {_last_line(complaint)}")
+        if ended or complaint:
+            reason = _last_line(complaint) if complaint else f"ffmpeg ended with {ended}"
+            raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {reason}")
 
 
 def open_recording(path: str | Path) -> Recording:
@@ -104,7 +109,7 @@ def open_recording(path: str | Path) -> Recording:
         raise BadInput(f"Bad audio '{path}', expected a recording, but the file is empty")
     try:
         info = soundfile.info(os.fsencode(path))  # bytes: a name need not be UTF-8
-        doubt = _doubt(path, info.format)
+        doubt = _doubt(path, info.format, info.frames)
     except soundfile.LibsndfileError as error:
         recording = _probe(path, _reason(error))
     else:
@@ -124,18 +129,20 @@ def _described(path: Path, info: Any, head: bytes) -> Recording:
     return Recording(path, info.samplerate, info.channels, frames, encoding)
 
 
-def _doubt(path: Path, form: str) -> str:
+def _doubt(path: Path, form: str, frames: int) -> str:
     """Why libsndfile would not read all of a file that it can read; empty: it will."""
     told, chained, broken = True, False, False
     if form == "MP3":
         told, chained = containers.lengths(path)
+    elif form == "FLAC":
+        told = frames < UNTOLD
     elif form == "OGG":
         chained, broken = containers.pages(path)
     if broken:
         raise BadInput(f"Bad audio '{path}', expected whole pages, but it breaks off within one")
     if chained:
         raise BadInput(f"Bad audio '{path}', expected one recording, but another one follows in the file")
-    return "" if told else "an MP3 that does not tell its length"
+    return "" if told else f"{'an MP3' if form == 'MP3' else 'a FLAC'} that does not tell its length"
 
 
 def _promised_by_riff(path: Path, channels: int, subtype: str) -> int:
@@ -146,8 +153,10 @@ def _promised_by_riff(path: Path, channels: int, subtype: str) -> int:
         while len(header := file.read(8)) == 8:
             size = int.from_bytes(header[4:], "little")
             if header[:4] == b"data":
-                # 0 and 0xFFFFFFFF are what a writer leaves that could not seek back: no promise.
-                return 0 if size >= 0xFFFFFF00 else size // (width.get(subtype, size + 1) * channels)
+                # What a writer leaves that could not seek back is no promise: all bits (ffmpeg), or about half of what
+                # 32 bits can say (SoX, arecord).
+                promised = size < 0xFFFFFF00 and not 0x7FFFF000 <= size <= 0x80000000
+                return size // (width.get(subtype, size + 1) * channels) if promised else 0
             file.seek(size + size % 2, 1)
     return 0
 
@@ -175,4 +184,4 @@ def _reason(error: Exception) -> str:
 
 def _last_line(complaint: str) -> str:
     """What ffmpeg says last, without where in its memory it says so."""
-    return re.sub(r"^\[\w+ @ 0x[0-9a-f]+\] ", "", (complaint.splitlines() or ["no reason told"])[-1])
+    return re.sub(r"^\[[\w,]+ @ 0x[0-9a-f]+\] ", "", complaint.splitlines()[-1])

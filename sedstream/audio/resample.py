@@ -15,9 +15,9 @@ from functools import lru_cache
 from math import gcd
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ..compiled import compiled
 from ..errors import BadInput
 from ..grid import RATE
 from .pcm import Samples
@@ -30,7 +30,7 @@ BETA = 9.0
 """Kaiser window shape: about 90 dB of stop-band attenuation."""
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _filter(
     history: NDArray[np.float32], offset: int, first: int, up: int, down: int, table: NDArray[np.float32],
     out: NDArray[np.float32],

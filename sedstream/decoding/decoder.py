@@ -23,9 +23,9 @@ e is int32 in 1/256 nat; the sums are int64 and do not overflow in 10,000 years.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ..compiled import compiled
 from .settings import DecoderSettings
 
 NAT = 256
@@ -42,7 +42,7 @@ def quantise(log_probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
     return steps
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def trace(frame: int, label: int, until: int, start: Ints, before: Ints) -> int:
     """The label at frame ``until`` of the best path that is in class ``label`` at ``frame`` ≥ ``until``."""
     ring = start.shape[0]
@@ -52,7 +52,7 @@ def trace(frame: int, label: int, until: int, start: Ints, before: Ints) -> int:
     return label
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def best_other(score: Ints, label: int) -> int:
     """The class with the highest score in one column, ``label`` itself excluded (-1: all classes)."""
     best = -1
@@ -62,7 +62,7 @@ def best_other(score: Ints, label: int) -> int:
     return best
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def advance(
     emissions: NDArray[np.int32], speech: NDArray[np.bool_], first: int, committed: int,
     score: Ints, total: Ints, start: Ints, before: Ints, heard: NDArray[np.bool_],
@@ -119,7 +119,7 @@ def advance(
     return count
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def current(
     t: int, committed: int, score: Ints, total: Ints, start: Ints, before: Ints, heard: NDArray[np.bool_],
     switch: int, pause: int, minimum: int, out: NDArray[np.int64],

@@ -68,7 +68,10 @@ def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for old, new in parts.items()
         if name.startswith(old)
     }
-    return _joined(_multiplied(found))
+    try:
+        return _joined(_multiplied(found))
+    except KeyError as error:
+        raise BadModel(f"Bad checkpoint, expected a tensor {error}") from error
 
 
 def describe(tensors: Mapping[str, Tensor], config: Path | None = None) -> dict[str, Any]:

@@ -106,11 +106,11 @@ def label_encoder(path: Path) -> tuple[str, ...]:
                 break
             text, _, number = line.partition(" => ")
             label = ast.literal_eval(text)
-            found[int(number)] = EMOTIONS.get(label, label)
+            found[int(number)] = EMOTIONS.get(label, label) if isinstance(label, str) else label
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise BadModel(f"Bad label encoder '{path}', expected lines \"'label' => number\": {error}") from error
     labels = tuple(found[number] for number in sorted(found))
-    if sorted(found) != list(range(len(found))) or len(set(labels)) < 2 or not all(isinstance(x, str) for x in labels):
+    if sorted(found) != list(range(len(found))) or not all(isinstance(x, str) for x in labels) or len(set(labels)) < 2:
         raise BadModel(f"Bad label encoder '{path}', expected two or more labels, numbered from 0")
     return labels
 

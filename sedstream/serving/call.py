@@ -17,6 +17,7 @@ from ..errors import BadInput, BadModel, Unavailable
 from ..events import End, Event, Flushed, Gap, to_wire
 from ..grid import RATE, seconds
 from ..manifest import Manifest
+from . import protocol
 from .alerts import Alert, Alerts
 from .operation import SHUTDOWN
 from .protocol import BROKE_PROTOCOL, DONE, FAILED, LEFT
@@ -156,7 +157,7 @@ class Call:
         if self.code is None:
             error = Unavailable("Bad call, expected it to go on: the server made a mistake")
             with suppress(Exception):  # saying something may be what fails
-                self._say({"type": "error", "session": self.name, "code": error.code, "message": str(error)})
+                self._say(protocol.error(error.code, str(error)) | {"session": self.name})
         self.give_up(FAILED)
         self._room.set()
 
@@ -181,7 +182,7 @@ class Call:
                 self._tell(channel, to_wire(self._gaps.pop(channel), ()))
         self._flow()
         if delivery.error is not None:
-            self._send({"type": "error", "code": delivery.error.code, "message": str(delivery.error)})
+            self._send(protocol.error(delivery.error.code, str(delivery.error)))
             self._server.hub.publish(self._end("failed"))
             self._over(FAILED if isinstance(delivery.error, Unavailable) else BROKE_PROTOCOL)
         elif delivery.done:

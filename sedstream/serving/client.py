@@ -24,10 +24,10 @@ class Client:
     """``async with Client(url, rate=8000, encoding="mulaw") as client``: ``send`` packets, iterate over messages.
 
     Keywords are the fields of ``session.start``. ``ready`` is the server's ``session.ready``. Messages are
-    dictionaries as on the wire; the iteration ends after ``session.end``, an ``error`` of the server raises
-    ``BadMessage`` with its code. Raises ``Unavailable`` when there is no server, it refuses, or the connection breaks.
-    ``token``: what the server asks for. ``tls_ca``: PEM file of who signed the server's certificate, where the system
-    does not know them.
+    dictionaries as on the wire; the iteration ends after ``session.end``, an ``error`` of the server that is ``fatal``
+    raises ``BadMessage`` with its code. Raises ``Unavailable`` when there is no server, it refuses, or the connection
+    breaks. ``token``: what the server asks for. ``tls_ca``: PEM file of who signed the server's certificate, where the
+    system does not know them.
 
     With ``reconnect`` a broken connection is made again and its session resumed: every final segment comes exactly
     once. Where the session is gone (the server was restarted) a new one begins: its ``session.ready`` is among the

@@ -86,6 +86,7 @@ class Connection:
                 waits = None if self._line.protocol.closing else self._server.idle_seconds
                 async with asyncio.timeout(waits):
                     message = await anext(messages)
+                await self._socket.metered(message)
                 await self._take(message)
         except (StopAsyncIteration, ConnectionClosed):
             return
@@ -97,7 +98,7 @@ class Connection:
         try:
             await self._obey(self._line.protocol.receive(message))
         except BadMessage as error:
-            self._line.error(error.code, str(error))
+            self._line.error(error.code, str(error), fatal=error.fatal)
             if error.fatal:
                 self._finish(BROKE_PROTOCOL)
         except SedstreamError as error:

@@ -34,7 +34,7 @@ READ_SECONDS = 30.0
 
 class GuardedConnection(ServerConnection):
     """A server's connection whose request is bounded in size and time, each refusal answered in HTTP, and whose
-    messages come no faster than ``visit`` allows. ``waiting``: those of a server that nobody has let in yet."""
+    messages are `metered` as ``visit`` allows. ``waiting``: those of a server that nobody has let in yet."""
 
     def __init__(
         self, waiting: dict[GuardedConnection, None], protocol: ServerProtocol, *options: Any, **named: Any
@@ -105,10 +105,13 @@ class GuardedConnection(ServerConnection):
             count += 1
             if count % IN_A_ROW == 0:
                 await asyncio.sleep(0)
-            if self.visit is not None and (delay := self.visit.wait(len(message), self.loop.time())):
-                with suppress(TimeoutError):  # not asleep when the client goes
-                    await asyncio.wait_for(self.wait_closed(), delay)
             yield message
+
+    async def metered(self, message: Data) -> None:
+        """Wait for as long as ``visit`` wants after a message. Who reads calls it: it is no time without a message."""
+        if self.visit is not None and (delay := self.visit.wait(len(message), self.loop.time())):
+            with suppress(TimeoutError):  # not asleep when the client goes
+                await asyncio.wait_for(self.wait_closed(), delay)
 
     def _look(self) -> None:
         """Look at the head, or at one slice of what follows; at the next in the next turn."""

@@ -194,7 +194,9 @@ class Link:
             request = {"type": "session.start", "v": 1, "resume": resume}
         try:
             await socket.send(json.dumps(request))
-            ready = self._parse(await socket.recv())
+            ready = self._parse(said := await socket.recv())
+            if ready["type"] != "session.ready":
+                raise self._foreign(said)
         except ConnectionClosed as error:
             raise _broken(error) from error
         first = self._socket is None
@@ -212,11 +214,23 @@ class Link:
         self._seq = -1
 
     def _parse(self, text: str | bytes) -> dict[str, Any]:
-        message: dict[str, Any] = json.loads(text)
-        if message["type"] == "error":
-            raise BadMessage(message["code"], message["message"])
-        self._seq = message["seq"]
+        """A message. Raises ``BadMessage`` for an ``error`` that ends the session, ``Unavailable`` for what is none of
+        sedstream's."""
+        try:
+            message: dict[str, Any] = json.loads(text)
+            failed = message["type"] == "error" and message.get("fatal", True)
+            error = BadMessage(message["code"], message["message"]) if failed else None
+            self._seq = message["seq"]
+        except (ValueError, KeyError, TypeError) as cause:
+            raise self._foreign(text) from cause
+        if error is not None:
+            raise error
         return message
+
+    def _foreign(self, text: str | bytes) -> Unavailable:
+        raised = Unavailable(f"Bad server {self._url!r}, expected one of sedstream: it said {text[:80]!r}")
+        raised.code = "refused"  # and would say it again
+        return raised
 
     async def _tell(self) -> None:
         async with self._moved:

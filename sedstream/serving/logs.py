@@ -95,9 +95,8 @@ class Writer(logging.Handler):
                 self._out.flush()
             if self._dropped and self._lines.empty():
                 dropped, self._dropped = self._dropped, 0
-                self.handle(
-                    logging.makeLogRecord({"name": __name__, "msg": f"{dropped} lines of the log were dropped"})
-                )
+                told = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+                self.handle(logging.makeLogRecord(told | {"msg": f"{dropped} lines of the log were dropped"}))
             self._lines.task_done()
 
 

@@ -1,8 +1,9 @@
 """Wire protocol v1 without I/O: client messages in, requests out; messages numbered and made JSON text.
 
 Text frames are JSON objects, binary frames are audio. ``protocol.schema.json`` beside this file says the same to
-machines. Unknown fields are ignored; an unknown type and a bad ``session.update`` are answered with a (non-fatal)
-``error``; everything else that breaks the protocol ends the session with an ``error`` and a close code.
+machines. Unknown fields are ignored; an unknown type and a bad ``session.update`` are answered with an
+``error`` that is not ``fatal``; everything else that breaks the protocol ends the session with one that is, and a close
+code.
 
 =====  ==============================================================================  =========
 code   the connection was closed because                                               resume
@@ -138,6 +139,11 @@ class ServerProtocol:
         if isinstance(start, Start):
             self.start = start
         return start
+
+
+def error(code: str, text: str, *, fatal: bool = True) -> dict[str, Any]:
+    """An ``error``; if it is not ``fatal`` the session goes on."""
+    return {"type": "error", "code": code, "message": text, "fatal": fatal}
 
 
 def body(message: Mapping[str, Any]) -> str:

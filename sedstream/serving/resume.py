@@ -13,7 +13,7 @@ from ..errors import BadMessage
 from .access import Visit
 from .call import Call
 from .outbox import Letter, Outbox
-from .protocol import TOO_SLOW, ServerProtocol
+from .protocol import TOO_SLOW, ServerProtocol, error
 
 
 class Line:
@@ -41,9 +41,9 @@ class Line:
             if self.cut is not None:
                 self.cut(TOO_SLOW)
 
-    def error(self, code: str, text: str) -> None:
-        """Say an ``error``."""
-        self.say({"type": "error", "session": self.name, "code": code, "message": text})
+    def error(self, code: str, text: str, *, fatal: bool = True) -> None:
+        """Say an ``error``; without ``fatal`` the session goes on."""
+        self.say(error(code, text, fatal=fatal) | {"session": self.name})
 
     def resume(self, seq: int, ready: dict[str, Any]) -> None:
         """Send again what was sent after message ``seq``, ``ready`` before all else. Raises ``BadMessage``."""

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from .guarded import GuardedConnection
 from .outbox import Letter, Outbox
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Watcher:
 
     def __init__(self, server: Server, socket: ServerConnection) -> None:
         assert socket.request is not None
+        assert isinstance(socket, GuardedConnection)
         self._hub = server.hub
         self._socket = socket
         self._session = parse_qs(urlsplit(socket.request.path).query).get("session", [None])[0]
@@ -64,8 +66,8 @@ class Watcher:
         self._hub.join(self)
         writer = asyncio.create_task(self._write())
         try:
-            async for _ in self._socket:
-                pass
+            async for message in self._socket:
+                await self._socket.metered(message)
         except ConnectionClosed:
             pass
         finally:

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..compiled import compiled
 from ..cores import alone
 from ..precision import exact
 from ..recurrences import lstm
@@ -195,7 +195,7 @@ def _matrix(weight: Tensor, places: int, stride: int) -> Tensor:
     return matrix.view(places * inputs, count * outputs)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@compiled()
 def _told(states: Array, weight: Array, offset: float) -> Array:
     """Probabilities ``[n]`` from states ``[n, 128]``."""
     told = np.empty(len(states), np.float32)

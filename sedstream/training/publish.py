@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ..errors import BadInput
-from ..exports.screen import check_writable
+from ..exports.screen import check_writable, write_whole
 
 LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 
@@ -72,9 +72,9 @@ def publish(folder: Path, table: Table, encoder: nn.Module, head: nn.Module) -> 
         for key, tensor in module.state_dict().items()
     }
     weights = folder / "weights.safetensors"
-    save_file(tensors, weights)
-    weights.chmod(0o644)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    data = save(tensors)
+    digest = hashlib.sha256(data).hexdigest()
+    write_whole(weights, data)
     path = folder / "manifest.toml"
-    path.write_text(toml({**table, "weights": {"file": weights.name, "sha256": digest}}), encoding="utf-8")
+    write_whole(path, toml({**table, "weights": {"file": weights.name, "sha256": digest}}).encode())
     return path

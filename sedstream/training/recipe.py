@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..errors import BadInput
+from ..exports.screen import write_whole
 from ..manifest import DEFAULT
 from ..zoo import device_of
 from . import discriminants, intensity
@@ -205,7 +206,7 @@ def train(
     }
     publish(out, table, best.encoder, best.head)
     report["minutes"] = round((time.monotonic() - began) / 60, 1)
-    (work / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_whole(work / "report.json", json.dumps(report, indent=1).encode())
     return report
 
 

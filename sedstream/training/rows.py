@@ -222,12 +222,13 @@ def _check(rows: Sequence[Row], table: Path, labels: Sequence[str]) -> None:
         told = " and ".join(labels[n] for n in known) or "no emotion"
         raise BadInput(f"Bad labels '{table}' with {told} alone, expected two or more of {', '.join(labels)}")
     split: dict[str, Row] = {}
+    several = any(row.split for row in rows)
     for row in rows:
         first = split.setdefault(row.file, row)
         if row.split != first.split:
             where = f"'{table}' line {row.line}"
             raise BadInput(f"Bad split '{row.split}' in {where}, expected '{first.split}' as in line {first.line}")
-        if not row.split and any(other.split for other in rows):
+        if not row.split and several:
             raise BadInput(f"Bad split '' in '{table}' line {row.line}, expected one in each line or in none")
     for group in recordings(rows).values():
         for before, row in pairwise(group):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import BadInput
+from ..exports.screen import write_whole
 from ..grid import HOP, RATE
 from ..manifest import DEFAULT, Manifest
 from ..zoo import device_of
@@ -106,8 +107,8 @@ def tune(
     before = report.pop("start", None)
     figures = {**report, "hours": round(hours, 2), "init": f"{start.name} {start.version}", "before": before}
     figures |= {"frozen": frozen, "speech": speech}
-    (out / "metrics.json").write_text(json.dumps(_finite(figures), indent=1) + "\n", encoding="utf-8")
-    (out / "CARD.md").write_text(card(name, start, figures), encoding="utf-8")
+    write_whole(out / "metrics.json", json.dumps(_finite(figures), indent=1).encode() + b"\n")
+    write_whole(out / "CARD.md", card(name, start, figures).encode())
     return figures
 
 
@@ -154,7 +155,7 @@ def _claim(table: Path, work: Path, start: Manifest, seed: int, frozen: bool) ->
             f"Bad folder '{work.parent}' to write, expected none of a training from another start, other labels or "
             f"another seed, or with another part frozen: remove '{work}' to begin anew"
         )
-    note.write_text(json.dumps(now), encoding="utf-8")
+    write_whole(note, json.dumps(now).encode())
 
 
 def _finite(value: Any) -> Any:

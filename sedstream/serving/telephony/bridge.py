@@ -26,9 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class Socket(Protocol):
-    """What a bridge needs of a connection; a WebSocket of `websockets` is one."""
+    """What a bridge needs of a connection; a `GuardedConnection` is one."""
 
     def __aiter__(self) -> AsyncIterator[str | bytes]: ...
+
+    async def metered(self, message: Any) -> None: ...
 
     async def send(self, message: Any) -> None: ...
 
@@ -94,6 +96,7 @@ class Bridge:
             while True:
                 async with asyncio.timeout(self._idle):
                     message = await anext(messages)
+                await self._socket.metered(message)
                 try:
                     for command in self._dialect.receive(message):
                         await self._obey(command)

@@ -29,7 +29,6 @@ class Leg:
         self.begin = begin
         self.owner = owner
         self.tell: Callable[[dict[str, Any]], None] | None = None
-        self._positions = [0] * len(begin.roles)
         analysed = choose_channels(begin.roles, server.allow_agent)
         self._columns = {channel: column for column, channel in enumerate(analysed)}
         self._aligned = Aligned(len(analysed))
@@ -44,18 +43,16 @@ class Leg:
 
     @property
     def position(self) -> int:
-        """Samples that every channel has, lost ones too."""
-        return min(self._positions)
+        """Samples that every channel has, lost ones too: from here on the platform sends again."""
+        return self._call.received
 
     async def write(self, channel: int, samples: NDArray[np.float32]) -> None:
         """Samples ``[n]`` f32 of a channel. Waits while the engine is behind."""
-        self._positions[channel] += len(samples)
         if channel in self._columns:
             await self._hear(self._aligned.write(self._columns[channel], samples))
 
     async def lose(self, channel: int, samples: int) -> None:
         """``samples`` samples of a channel never came. Waits while the engine is behind."""
-        self._positions[channel] += samples
         if channel in self._columns:
             await self._hear(self._aligned.lose(self._columns[channel], samples))
 
@@ -64,6 +61,11 @@ class Leg:
         await self._hear(self._aligned.end())
         self._call.end("closed")
         await self._over.wait()
+
+    def pause(self) -> None:
+        """The connection broke: what one channel was ahead of the other comes again, from `position` on."""
+        self.tell = None
+        self._aligned = Aligned(len(self._columns))
 
     def leave(self, reason: str) -> None:
         """The platform is gone: what was heard is made final for those who watch."""
@@ -120,7 +122,7 @@ class Legs:
 
     def park(self, stream: str, leg: Leg) -> None:
         """A connection broke: the call ends if nobody goes on with it in as long as clients of the wire have."""
-        leg.tell = None
+        leg.pause()
         key = leg.owner, stream
         timer = asyncio.get_running_loop().call_later(self._server.lines.seconds, self._expire, key, leg)
         self._parked[key] = leg, timer

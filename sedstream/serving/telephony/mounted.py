@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def twilio(server: Server, socket: ServerConnection) -> Bridge:
     """Twilio Media Streams; the token is the parameter ``token`` of the ``<Stream>``, or a bearer token."""
     assert socket.request is not None
+    assert isinstance(socket, GuardedConnection)
     headers = socket.request.headers
 
     def let_in(token: str | None) -> SedstreamError | None:
