@@ -16,6 +16,9 @@ from .manifest import DEFAULT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 with one line ``sedstream: …`` on stderr, 130 interrupted."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed by whoever started us, as some daemons do
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):  # a file name that is not UTF-8 must not end the run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -148,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     stream.add_argument("--plan", default="live", help="plan of the server's model (%(default)s)")
     _add_labels(stream)
     _add_channels(stream)
-    _add_output(stream)
+    _add_output(stream, "table or jsonl")
     stream.set_defaults(run=commands.stream)
 
     score = verbs.add_parser("score", help="compare a diarization with a reference annotation")
@@ -285,8 +288,8 @@ def _add_channels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--roles", type=_names, metavar="A,B", help="names of the channels: customer,agent")
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", type=_names, metavar="A,B,…", help="(table on a terminal, else jsonl)")
+def _add_output(parser: argparse.ArgumentParser, formats: str = "rttm, csv, …") -> None:
+    parser.add_argument("--format", type=_names, metavar="A,B,…", help=f"{formats} (table on a terminal, else jsonl)")
     parser.add_argument(
         "--out", type=_path, metavar="FILE", help="write here, all or nothing, instead of to the screen"
     )

@@ -120,7 +120,7 @@ def run_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
             opened.append(open_recording(path))
         except SedstreamError as error:
             failed += _complain(error)
-    if not opened:
+    if not opened or (failed and options.out is not None):  # a file of some of them would look complete
         return 2
     with showing(options) as screen, progressing(options) as progress:
         model = load(options.model, options.device)
@@ -146,6 +146,8 @@ def run_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
             screen.file_done(str(recording.path), answer.duration)
         if failed:
             screen.give_up()
+            if options.out is not None:
+                print(f"sedstream: '{options.out}' was not written, for it would look complete", file=sys.stderr)
     return 2 if failed else 0
 
 

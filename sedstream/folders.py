@@ -15,7 +15,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
@@ -31,7 +31,7 @@ from .zoo import Model
 
 JOURNAL, SUMMARY, TABLE, ERRORS = "run.jsonl", "summary.csv", "summary.parquet", "errors.csv"
 """What stands in a folder beside the answers."""
-ENTRY = ("file", "sha256", "settings", "formats", "summary")
+ENTRY = ("file", "name", "sha256", "settings", "formats", "summary")
 """Keys of a line of the journal."""
 PICTURE = ".png"
 """Suffix of the pictures in a folder."""
@@ -88,6 +88,7 @@ class AnswerFolder:
         self._asked = weights | keep
         self._check_names()
         self._journal = self._read_journal()
+        self._owners: dict[Path, str] = {}  # the file in the journal whose answers have a name
 
     def _check_names(self) -> None:
         taken: dict[Path, Path] = {}
@@ -126,7 +127,13 @@ class AnswerFolder:
 
     def run(self, report: Callable[[Totals], None]) -> Totals:
         """Answer what is missing or changed; ``report`` is told after each recording. The folder is complete
-        afterwards."""
+        afterwards. Raises ``BadInput`` while another run writes to the folder."""
+        with _alone(self._out):
+            self._journal = self._read_journal()  # another run may have ended meanwhile
+            self._owners = {_bare(entry["name"]): file for file, entry in self._journal.items()}
+            return self._run(report)
+
+    def _run(self, report: Callable[[Totals], None]) -> Totals:
         totals = Totals(len(self._recordings) + len(self._unread), errors=list(self._unread))
         relatives = dict(self._recordings)
         seen: dict[Path, Look] = {}
@@ -158,7 +165,8 @@ class AnswerFolder:
                 totals.errors.append((path, f"Bad recording '{path}', expected one that stays: {error.strerror}"))
             else:
                 self._forget(path, relatives[path], look.digest)
-                self._keep(path, look.digest, outputs, list(summary.rows(answer)))
+                self._displace(path, relatives[path])
+                self._keep(path, relatives[path], look.digest, outputs, list(summary.rows(answer)))
                 totals.done += 1
                 totals.seconds += answer.duration
             report(totals)
@@ -186,6 +194,18 @@ class AnswerFolder:
         # Not before: without its outputs a recording is done again, whatever the journal says.
         del self._journal[str(path)]
 
+    def _displace(self, path: Path, relative: Path) -> None:
+        """Remove what an earlier run made of another recording, whose answers have the name that this one's get."""
+        owner = self._owners.get(_bare(relative), str(path))
+        if owner == str(path) or owner not in self._journal:
+            return
+        try:
+            for name in self._journal[owner]["formats"]:
+                self._output(relative, name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(self._out, error) from error
+        del self._journal[owner]
+
     def _outputs(self, relative: Path, answer: Diarization) -> dict[Path, bytes]:
         found = {}
         for name in self._names:
@@ -199,13 +219,15 @@ class AnswerFolder:
             found[self._output(relative, name)] = data.getvalue()
         return found
 
-    def _keep(self, path: Path, digest: str, outputs: dict[Path, bytes], rows: list[summary.Row]) -> None:
+    def _keep(
+        self, path: Path, relative: Path, digest: str, outputs: dict[Path, bytes], rows: list[summary.Row]
+    ) -> None:
         try:
             for output, data in outputs.items():
                 output.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(output, data)
             there = self._journal.get(str(path), {"formats": []})["formats"]
-            parts = (str(path), digest, self._asked, sorted({*there, *self._names}), rows)
+            parts = (str(path), str(relative), digest, self._asked, sorted({*there, *self._names}), rows)
             entry = dict(zip(ENTRY, parts, strict=True))
             self._journal[str(path)] = entry
             with (self._out / JOURNAL).open("ab") as journal:
@@ -241,6 +263,33 @@ class AnswerFolder:
                     write_whole(self._out / name, table)
         except OSError as error:
             raise _unwritable(self._out, error) from error
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """No other run writes to the folder meanwhile, where the system can tell."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    place = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(place)
+        raise BadInput(f"Bad output folder '{out}', expected one that no other run writes to") from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(place)
+
+
+def _bare(name: str | Path) -> Path:
+    """What the answers to recordings of one name have in common."""
+    return Path(name).with_suffix("")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ class Track:
         return tuple(event.segment for event in self.events if isinstance(event, Final))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Diarization:
     """Which emotion appears when. ``duration`` in seconds, ``labels`` in the order of a segment's ``probs``."""
 
@@ -67,6 +68,10 @@ class Diarization:
     duration: float
     labels: tuple[str, ...]
     tracks: tuple[Track, ...]
+
+    def __repr__(self) -> str:
+        channels = f"{len(self.tracks)} channel{'s' * (len(self.tracks) > 1)}"
+        return f"<Diarization of {self.file!r}: {self.duration:.2f} s, {channels}, {len(self.segments)} segments>"
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -100,8 +105,12 @@ class Diarization:
             }
             for row in self.rows()
         ]
-        names = ["file", "start", "end", "emotion", "arousal", "valence", "role", "channel", "confidence", "entropy"]
-        return pandas.DataFrame(rows, columns=[*names, *(f"prob_{label}" for label in self.labels)])
+        text, number = pandas.Series(["text"]).dtype, "float64"
+        # Of a recording without speech too, or a table of many would lose its types to it.
+        types = {"file": text, "start": number, "end": number, "emotion": text, "arousal": number, "valence": number}
+        types |= {"role": object, "channel": "int64", "confidence": number, "entropy": number}
+        types |= {f"prob_{label}": number for label in self.labels}
+        return pandas.DataFrame(rows, columns=list(types)).astype(types)
 
     def save(self, path: str | Path) -> None:
         """Write a file in the format of its suffix, whole or not at all. Raises ``BadInput`` for an unknown suffix or a
@@ -151,7 +160,7 @@ def diarize(
     ``frames``: keep them (1 MB for 9 min). ``progress`` is told the seconds done. Raises ``BadInput``,
     ``BadModel``, ``Unavailable``.
     """
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         if rate is not None:
             raise BadInput(f"Bad rate {rate!r} of '{source}', expected none: a file has its own")
         recording = open_recording(source)
@@ -206,9 +215,9 @@ def check(
     if channels not in ("mix", "split"):
         raise BadInput(f"Bad channels {channels!r}, expected mix or split")
     most = 2 if channels == "split" else 1
-    count = 1 if roles is None or isinstance(roles, str) else len(roles)
-    if not 1 <= count <= most:
-        raise BadInput(f"Bad roles {','.join(roles or ())!r}, expected one name for each channel, {most} at most")
+    names = ["any"] if roles is None else [roles] if isinstance(roles, str) else list(roles)
+    if not 1 <= len(names) <= most or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"Bad roles {','.join(map(str, names))!r}, expected one name for each channel, {most} at most")
 
 
 class Run:

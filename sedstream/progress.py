@@ -37,7 +37,7 @@ class Progress:
     """``with Progress(shown) as progress``: ``add`` a recording, then tell the returned function the seconds done."""
 
     def __init__(self, shown: bool) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Rate(), TimeRemainingColumn())
         self._bars = Bars(*columns, console=Console(stderr=True), transient=True, disable=not shown)
 
     def __enter__(self) -> Progress:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio.pcm import as_floats
+from .audio.pcm import as_floats, check
 from .block import Block
 from .decoding.cadence import Cadence, Point
 from .decoding.decoder import Decoder, quantise
@@ -109,8 +109,7 @@ class Stream:
         samples = as_floats(samples)
         if samples.ndim != 1:
             raise BadInput(f"Bad samples of shape {samples.shape}, expected one channel [n]")
-        if not np.isfinite(samples).all():
-            raise BadInput("Bad audio sample 'nan' or 'inf', expected finite values")
+        check(samples)
         if self._closed:
             raise BadInput("Bad write, expected none after close")
         self._parts.append(samples.copy())
@@ -121,10 +120,10 @@ class Stream:
 
     def flush(self) -> None:
         """Make everything up to the last whole frame final without waiting for more; the session goes on afresh
-        there."""
-        limit = self._written // HOP
-        if not self._closed and limit > (self._limits[-1] if self._limits else self._origin):
-            self._limits.append(limit)
+        there. Each is answered by a ``Flushed``, also where there is nothing new."""
+        if not self._closed:
+            self._limits.append(self._written // HOP)
+            self._settle()
 
     def close(self) -> None:
         """No more samples will come."""
@@ -324,9 +323,13 @@ class Stream:
         self.done = True
 
     def _settle(self) -> None:
-        """A close right at the start of a span has no block left to wait for."""
-        if self._closed and not self.done and not self._in_block and self._limits[0] <= self._origin:
-            self._finish()
+        """A flush or a close right at the start of a span has no block left to wait for."""
+        while not self._in_block and not self.done and self._limits and self._limits[0] <= self._origin:
+            if self._closed and len(self._limits) == 1:
+                self._finish()
+            else:
+                self._events.append(Flushed(self._origin, self._origin * HOP))
+                self._limits.popleft()
 
 
 def _extent(segment: Segment) -> tuple[int, int, str]:

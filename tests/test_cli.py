@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import DEMO
+from conftest import DEMO, ROOT
 from numpy.typing import NDArray
 
 from sedstream.cli import main
@@ -279,3 +279,26 @@ def test_a_reader_that_has_seen_enough() -> None:
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert result.stdout.count("\n") == 1
     assert result.stderr == ""
+
+
+def test_a_wrong_name_costs_no_work(tmp_path: Path, clip: Path) -> None:
+    """Into a file all or nothing goes: told before an hour of work, not after it, so no model is asked for."""
+    out = tmp_path / "all.jsonl"
+    command = [sys.executable, "-m", "sedstream", "diarize", str(clip), str(tmp_path / "nope.wav"), "--out", str(out)]
+    done = subprocess.run([*command, "--model", "nobody"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"sedstream: Bad file '{tmp_path}/nope.wav', expected an existing recording\n"
+    assert not out.exists()
+
+
+def test_closed_streams_and_other_encodings(clip: Path, tmp_path: Path) -> None:
+    """As daemons start programs; and JSON stays JSON."""
+    odd = tmp_path / "caf\u00e9.flac"
+    shutil.copy(clip, odd)
+    command = f"{sys.executable} -m sedstream diarize '{odd}' --quiet"
+    subprocess.run(f"{command} --out '{tmp_path}/o.jsonl' >&- 2>&-", shell=True, check=True, cwd=ROOT)
+    for encoding in ("ascii", "utf-8"):
+        env = os.environ | {"PYTHONIOENCODING": encoding}
+        line = subprocess.run(command, shell=True, check=True, cwd=ROOT, env=env, capture_output=True).stdout
+        assert json.loads(line.splitlines()[0].decode(encoding))["file"] == str(odd)
+    assert json.loads((tmp_path / "o.jsonl").read_text("utf-8").splitlines()[0])["file"] == str(odd)

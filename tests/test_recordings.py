@@ -585,3 +585,42 @@ def test_a_typing_error_costs_no_answers(wrong: dict[str, Any], calls: Path, tmp
     assert tree(out) == before
     with pytest.raises(SedstreamError, match=f"Bad {next(iter(wrong)).rstrip('s')}"):
         next(diarize_many([calls / "a.wav"], model=model, **wrong))
+
+
+def test_one_name_is_one_recordings(calls: Path, tmp_path: Path, model: Model) -> None:
+    """Of two recordings whose answers are called the same, in two runs, the later has them, and only it is told of."""
+    out = tmp_path / "answers"
+    answer(calls / "a.wav", out, model)
+    assert answer(calls / "north" / "a.wav", out, model, ["csv"]).done == 1
+    assert [path.name for path in out.glob("a.*")] == ["a.csv"]
+    assert len(pd.read_csv(out / "summary.csv")) == 1
+    assert answer(calls / "a.wav", out, model).done == 1
+    assert len(pd.read_csv(out / "summary.csv")) == 1
+    os.chdir(tmp_path)
+    assert answer(Path("calls/a.wav"), out, model).done == 1  # the same one by another path
+    assert len(pd.read_csv(out / "summary.csv")) == 1
+
+
+def test_two_runs_into_one_folder(calls: Path, tmp_path: Path, model: Model) -> None:
+    out = tmp_path / "answers"
+
+    def meanwhile(totals: Totals) -> None:
+        with pytest.raises(BadInput, match="expected one that no other run writes to"):
+            answer(calls, out, model)
+
+    found = find_recordings([str(calls / "a.wav")])
+    settings = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+    assert AnswerFolder(out, found, ["jsonl"], model, **settings).run(meanwhile).done == 1
+    assert answer(calls, out, model).done == 3
+
+
+def test_a_table_of_silence_has_the_types_of_others(calls: Path, model: Model) -> None:
+    tables = [sedstream.diarize(calls / name, model=model).to_dataframe() for name in ("silence.wav", "a.wav")]
+    assert [len(table) > 0 for table in tables] == [False, True]
+    assert tables[0].dtypes.to_dict() == tables[1].dtypes.to_dict()
+    assert pd.concat(tables).dtypes.to_dict() == tables[1].dtypes.to_dict()
+
+
+def test_an_answer_shows_itself_in_one_line(calls: Path, model: Model) -> None:
+    shown = repr(sedstream.diarize(calls / "a.wav", model=model))
+    assert re.fullmatch(r"<Diarization of '.*a.wav': 4.00 s, 1 channel, \d+ segments>", shown)

@@ -18,6 +18,7 @@ from wire import CLOSE, START, check, check_client, everything, talk
 import sedstream
 from sedstream.audio import pcm
 from sedstream.errors import BadMessage, Unavailable
+from sedstream.serving import link
 from sedstream.serving.client import Client
 from sedstream.serving.operation import drain
 from sedstream.serving.server import Server
@@ -425,5 +426,21 @@ def test_a_client_without_reconnect_is_told(model: Model, audio: bytes) -> None:
             with pytest.raises(BadMessage, match="Bad name None of alert 1"):
                 async with Client(server.url, alerts=[{}], reconnect=True):
                     pass
+
+    asyncio.run(run())
+
+
+def test_who_sends_first_and_reads_later(model: Model, speech: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells that there is room to send more is read, however much waits for the program."""
+    monkeypatch.setattr(link, "UNREAD", 5)
+
+    async def run() -> None:
+        async with Server(model, port=0) as server, Client(server.url, reconnect=True) as client:
+            for _ in range(6):
+                await asyncio.wait_for(client.send(speech), 120)
+            await client.close()
+            assert [message async for message in client][-1]["duration"] == pytest.approx(
+                6 * len(speech) / 16_000, abs=0.02
+            )
 
     asyncio.run(run())

@@ -511,3 +511,23 @@ def test_no_token_is_ever_logged(model: Model, keys: Keys, speech: Array, caplog
     assert any("refused" in line for line in told)
     for secret in (keys.good, keys.expired):
         assert not [line for line in told if secret in line]
+
+
+def test_what_comes_behind_a_request_is_no_frame(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """Pipelined requests and blank lines, as some programs send them: an answer, and nothing in the log."""
+
+    async def ask(host: str, port: int, rest: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + rest)
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        return answer
+
+    async def run() -> None:
+        async with Server(model, port=0) as server:
+            host, port = server.url.removeprefix("ws://").split("/")[0].split(":")
+            for rest in (b"\r\n", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", bytes(5000)):
+                assert (await ask(host, int(port), rest)).startswith(b"HTTP/1.1 200")
+
+    asyncio.run(run())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

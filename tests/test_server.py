@@ -21,6 +21,7 @@ from sedstream.commands import row_of
 from sedstream.errors import BadInput, BadMessage, Unavailable
 from sedstream.serving.call import choose_plan
 from sedstream.serving.client import Client, stream_recording
+from sedstream.serving.operation import drain
 from sedstream.serving.protocol import MAX_BINARY
 from sedstream.serving.server import Server
 from sedstream.zoo import Model
@@ -440,5 +441,78 @@ def test_another_program_behind_the_address(said: str) -> None:
             url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             with pytest.raises(Unavailable, match="Bad server 'ws.*', expected one of sedstream: it said"):
                 await Client(url).__aenter__()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("sound", [[np.zeros(8000)] * 3, np.zeros((800, 2)), bytes(801), [0.0, np.nan], [1e20, 0.0]])
+def test_a_client_sends_no_nonsense(model: Model, sound: Any) -> None:
+    async def run() -> None:
+        async with serving(model) as url, Client(url) as client:
+            with pytest.raises(BadInput, match="^Bad (samples|audio)"):
+                await client.send(sound if isinstance(sound, bytes) else np.array(sound))
+            await client.send(bytearray(3200))
+            await client.close()
+            assert [message async for message in client][-1]["duration"] == 0.1
+
+    asyncio.run(run())
+
+
+def test_a_sample_that_is_no_sound(model: Model, speech: Array) -> None:
+    start = START | {"audio": {"encoding": "f32le", "rate": 16_000}}
+    loud = speech[:16_000].copy()
+    loud[5000] = 1e20
+
+    async def run() -> None:
+        async with serving(model) as url:
+            messages, code = await talk(url, start, loud.tobytes())
+            assert (messages[-1]["code"], code) == ("bad_audio", 1008)
+
+    asyncio.run(run())
+
+
+def test_requests_may_come_twice(model: Model, speech: Array) -> None:
+    """Whoever resumes cannot know which of the last ones arrived."""
+
+    async def run() -> None:
+        async with serving(model) as url:
+            again = [{"type": kind} for kind in ("finalize", "analysis.resume", "close")]
+            audio = pcm.encode(speech[:48_000], "s16le")
+            messages, code = await talk(url, START, audio, {"type": "finalize"}, {"type": "close"}, *again)
+            assert (messages[-1]["type"], code) == ("session.end", 1000)
+            assert not [message for message in messages if message["type"] == "error"]
+
+    asyncio.run(run())
+
+
+def test_a_client_that_was_left(model: Model) -> None:
+    async def run() -> None:
+        async with serving(model) as url:
+            async with Client(url) as client:
+                pass
+            with pytest.raises(Unavailable, match="expected one that was not closed"):
+                await asyncio.wait_for(client.close(), 5)
+            with pytest.raises(Unavailable, match="expected one that was not closed"):
+                await asyncio.wait_for(anext(aiter(client)), 5)
+
+    asyncio.run(run())
+
+
+def test_half_a_recording_is_no_success(model: Model, clip: Path) -> None:
+    """The server goes away in the middle: what it told is told, and then that it was not all."""
+
+    async def hear(server: Server, seen: list[str]) -> None:
+        draining = None
+        async for message in stream_recording(server.url, open_recording(clip), speed=4):
+            seen.append(message["type"])
+            if message["type"] == "emotion.update" and draining is None:
+                draining = asyncio.create_task(drain(server, 60))
+
+    async def run() -> None:
+        async with Server(model, port=0) as server:
+            seen: list[str] = []
+            with pytest.raises(Unavailable, match="expected one that goes on: it ended after"):
+                await hear(server, seen)
+            assert seen[-1] == "session.end"
 
     asyncio.run(run())

@@ -285,3 +285,22 @@ def test_a_block_that_was_never_answered_is_told(manifest: Manifest) -> None:
     assert stream.pull() is not None
     with pytest.raises(BadInput, match="Bad pull, expected none after a block that was never answered"):
         stream.pull()
+
+
+def test_each_flush_is_answered(model: Model) -> None:
+    """Also before there is anything, and where nothing came since the last one; whoever waits for it would wait on."""
+    stream = Stream(model.manifest)
+    stream.flush()
+    assert stream.events() == [Flushed(0, 0)]
+    stream.write(np.zeros(16_000, np.float32))
+    stream.flush()
+    stream.flush()
+    while tick(model, [stream]):
+        pass
+    stream.flush()
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    events = [event for event in stream.events() if isinstance(event, Flushed | End)]
+    assert [event.at for event in events] == [16_000] * 4
+    assert [type(event) for event in events] == [Flushed] * 3 + [End]

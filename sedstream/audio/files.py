@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import BadInput, Unavailable
 from . import containers
-from .pcm import Samples
+from .pcm import LOUDEST, Samples
 from .resample import MAX_RATE, MIN_RATE
 
 BLOCK_SECONDS = 4
@@ -40,9 +40,10 @@ class Recording:
         """Blocks ``[n, channels]`` f32 of at most 4 s. Raises ``BadInput`` where the file breaks off or holds NaN."""
         count = 0
         for block in self._ffmpeg_blocks() if self.by_ffmpeg else self._soundfile_blocks():
-            if not np.isfinite(block).all():
+            if not np.abs(block).max() <= LOUDEST:
+                first = count + int((~(np.abs(block) <= LOUDEST)).any(axis=1).argmax())
                 raise BadInput(
-                    f"Bad audio sample in '{self.path}' after {count / self.rate:.2f} s, expected finite values"
+                    f"Bad audio sample in '{self.path}' after {first / self.rate:.2f} s, expected finite values in -1…1"
                 )
             count += len(block)
             yield block

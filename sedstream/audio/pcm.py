@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -29,6 +31,8 @@ def _alaw_table() -> NDArray[np.int16]:
     return np.where(code & 0x80, value, -value).astype(np.int16)
 
 
+LOUDEST = 1e12
+"""Of a sample: its power must fit in 32 bits. Whoever has 1 for the loudest sound is far from it."""
 _EXPAND = {"mulaw": _mulaw_table(), "alaw": _alaw_table()}
 
 
@@ -36,21 +40,29 @@ def decode(data: bytes | bytearray | memoryview, encoding: str, channels: int = 
     """Bytes to samples ``[n, channels]`` f32 in -1…1 (f32le is passed on as it is).
 
     Raises ``BadInput`` for an unknown encoding, a byte count that is not a whole number of sample frames, and
-    non-finite f32le values.
+    f32le values that are no sound (see `check`).
     """
     width = _width(encoding) * channels
     if len(data) % width:
         raise BadInput(f"Bad audio packet of {len(data)} bytes, expected a multiple of {width}")
     if encoding == "f32le":
         samples = np.frombuffer(data, "<f4").astype(np.float32)
-        if not np.isfinite(samples).all():
-            raise BadInput("Bad audio sample 'nan' or 'inf', expected finite values")
+        check(samples)
     elif encoding == "s16le":
         samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
     else:
         expanded = _EXPAND[encoding][np.frombuffer(data, np.uint8)]
         samples = expanded.astype(np.float32) / np.float32(32768)
     return samples.reshape(-1, channels)
+
+
+def check(samples: Samples) -> None:
+    """Raises ``BadInput`` for NaN, infinity, and what is louder than `LOUDEST`."""
+    peak = float(np.abs(samples).max(initial=0))
+    if not peak < math.inf:
+        raise BadInput("Bad audio sample 'nan' or 'inf', expected finite values")
+    if peak > LOUDEST:
+        raise BadInput(f"Bad audio sample of {peak:g}, expected values in -1…1")
 
 
 def as_floats(samples: ArrayLike) -> Samples:

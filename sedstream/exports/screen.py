@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 from ..errors import BadInput
+from .naming import one_line
 
 LONGEST = 255
 """Bytes of a file's name."""
@@ -28,7 +29,7 @@ class Screen:
     def __init__(self, format: str, out: str | None = None) -> None:
         self._format = format
         self._out = None if out is None else Path(out)
-        self._file: IO[str] = sys.stdout
+        self._file: TextIO = sys.stdout
         self._part: Path | None = None
         self._headed: str | None = None
 
@@ -65,11 +66,13 @@ class Screen:
     def show(self, row: Mapping[str, Any]) -> None:
         """A row of ``Diarization.rows``."""
         if self._format == "jsonl":
-            self._print(json.dumps(row, ensure_ascii=False))
+            # What another encoding cannot hold would be escaped as Python does it, which JSON does not know.
+            wide = (self._file.encoding or "").lower().replace("-", "") == "utf8"
+            self._print(json.dumps(row, ensure_ascii=not wide))
             return
         if self._headed != row["file"]:
             self._headed = row["file"]
-            self._print(f"\n{row['file']}")
+            self._print(f"\n{one_line(row['file'])}")
             self._print(
                 f"{'start':>9} {'end':>9}  {'channel':<10} {'emotion':<10} {'conf.':>5}  {'arousal':>7}  {'valence':>7}"
             )
@@ -82,7 +85,7 @@ class Screen:
     def file_done(self, file: str, duration: float) -> None:
         """All rows of ``file`` have been shown; in a table a file without speech is told as well."""
         if self._format == "table" and self._headed != file:
-            self._print(f"\n{file}\n  no speech in {duration:.2f} s")
+            self._print(f"\n{one_line(file)}\n  no speech in {duration:.2f} s")
 
     def _print(self, text: str) -> None:
         try:

@@ -17,7 +17,8 @@ equal times compare equal; as floats, not even consecutive frames of 0.02 s all 
 
 AUDIO = (
     ".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".wma", ".aiff", ".aif", ".aifc",
-    ".au", ".caf", ".w64", ".rf64", ".mka", ".mkv", ".mov", ".ac3", ".amr", ".3gp",
+    ".au", ".caf", ".w64", ".rf64", ".mka", ".mkv", ".mov", ".ac3", ".amr", ".3gp", ".wave", ".sph",
+    ".mp2", ".m4b", ".m4v", ".avi", ".wv", ".tta",
 )  # fmt: skip
 """What recordings are called."""
 SUFFIXES = (".jsonl", ".csv", ".rttm", ".textgrid", ".json")

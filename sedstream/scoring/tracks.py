@@ -66,7 +66,7 @@ def _tracks(reference: Recording, hypothesis: Recording) -> Iterable[Track]:
     if unknown and left:
         raise BadInput(
             f"Bad channel '{unknown[0]}' of '{reference.name}' in the hypothesis, expected one of the reference's: "
-            f"{', '.join(sorted(left))}"
+            f"{', '.join(sorted(left)) if any(left) else 'it has one, without a name'}"
         )
     for channel in sorted(set(left) | set(right)):
         own = left.get(channel, [])

@@ -64,7 +64,8 @@ class Client:
         options: dict[str, Any] = {} if tls_ca is None else {"ssl": _trusting(tls_ca)}
         if token is not None:
             options["additional_headers"] = {"Authorization": f"Bearer {_clean(token)}"}
-        self._tape = Tape(pcm.SAMPLE_BYTES.get(encoding, 1) * channels, rate, lasting=reconnect)
+        self._frame = pcm.SAMPLE_BYTES.get(encoding, 1) * channels  # bytes of a sample of all channels
+        self._tape = Tape(self._frame, rate, lasting=reconnect)
         self._link = Link(url, options, self._start, self._tape, rate, lasting=reconnect)
 
     @property
@@ -81,11 +82,17 @@ class Client:
     ) -> None:
         await self._link.close()
 
-    async def send(self, audio: bytes | ArrayLike) -> None:
-        """Bytes in the session's encoding, or samples ``[n]`` or ``[n, channels]``, floats in -1…1 or int16; as many as
-        there are. Waits while the server is busy, or away."""
+    async def send(self, audio: bytes | bytearray | memoryview | ArrayLike) -> None:
+        """Whole samples of all channels: bytes in the session's encoding, or an array ``[n, channels]``, of one channel
+        also ``[n]``, floats in -1…1 or int16; as many as there are. Waits while the server is busy, or away. Raises
+        ``BadInput`` for another shape, or what is no sound."""
         self._link.expect_open()
-        data = audio if isinstance(audio, bytes) else pcm.encode(pcm.as_floats(audio), self._encoding)
+        if isinstance(audio, (bytes, bytearray, memoryview)):
+            data = bytes(audio)
+            if len(data) % self._frame:
+                raise BadInput(f"Bad audio packet of {len(data)} bytes, expected a multiple of {self._frame}")
+        else:
+            data = pcm.encode(self._samples(audio), self._encoding)
         self._tape.audio(data)
         await self._link.flush()
 
@@ -125,6 +132,15 @@ class Client:
                 yield message
             if message["type"] == "session.end":
                 return
+
+    def _samples(self, audio: ArrayLike) -> pcm.Samples:
+        samples = pcm.as_floats(audio)
+        channels = self._start["audio"]["channels"]
+        if samples.shape[1:] != (channels,) and not (samples.ndim == channels == 1):
+            wanted = "[n] or [n, 1]" if channels == 1 else f"[n, {channels}]"
+            raise BadInput(f"Bad samples of shape {samples.shape}, expected {wanted}")
+        pcm.check(samples)
+        return samples
 
     async def _ask(self, text: str) -> None:
         self._link.expect_open()
@@ -175,7 +191,8 @@ async def stream_recording(
     """Send ``recording`` to a server in packets of ``packet`` seconds and yield its messages, ``session.ready`` first.
 
     ``speed`` 1: as a live call; 0: as fast as the server takes it. The file's own rate and width go over the wire,
-    so the server hears the same samples as ``sedstream.diarize`` reads.
+    so the server hears the same samples as ``sedstream.diarize`` reads. Raises ``Unavailable`` where the server goes
+    away before it has all of them.
     """
     size = max(1, round(packet * recording.rate))
     if size * recording.channels * pcm.SAMPLE_BYTES[recording.encoding] > MAX_BINARY:
@@ -196,6 +213,7 @@ async def stream_recording(
     )
 
     broken: list[BadInput] = []
+    whole: list[int] = []  # samples, once all are sent
 
     async def send() -> None:
         loop = asyncio.get_running_loop()
@@ -211,6 +229,7 @@ async def stream_recording(
                     await client.send(part)
                     if progress is not None:
                         progress(sent / recording.rate)
+            whole.append(sent)
             await client.close()
         except BadInput as error:  # the file breaks off: end the connection, or the receiver would wait for ever
             broken.append(error)
@@ -222,6 +241,9 @@ async def stream_recording(
         try:
             async for message in client:
                 yield message
+                if message["type"] == "session.end" and not reconnect and whole != [message["received"]]:
+                    lasted = message["received"] / recording.rate
+                    raise Unavailable(f"Bad server '{url}', expected one that goes on: it ended after {lasted:.2f} s")
         except Unavailable:
             if broken:
                 raise broken[0] from None

@@ -28,6 +28,8 @@ SLICE = 2048
 """Bytes that are looked at in one turn of the event loop: a read may bring 32,000 packets of two bytes."""
 IN_A_ROW = 32
 """Messages that are answered in one turn of the event loop."""
+UNANSWERED_SECONDS = 0.01
+"""Until another look at a connection whose request has no answer yet."""
 READ_SECONDS = 30.0
 """How long a client may take nothing of what waits for it, before its connection is cut."""
 
@@ -116,6 +118,10 @@ class GuardedConnection(ServerConnection):
     def _look(self) -> None:
         """Look at the head, or at one slice of what follows; at the next in the next turn."""
         self._next = None
+        if self.request is not None and self.protocol.state is State.CONNECTING:
+            # What comes behind a request is frames only if it is answered so.
+            self._next = self.loop.call_later(UNANSWERED_SECONDS, self._look)
+            return
         size = SLICE
         if self.request is None and not self.protocol.eof_sent:
             before = self._head[-3:]

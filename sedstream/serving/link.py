@@ -22,7 +22,9 @@ FIRST_DELAY, MAX_DELAY = 0.1, 5.0
 PATIENCE = 60.0
 """Seconds after which a server that cannot be reached is given up."""
 UNREAD = 10_000
-"""Messages that may wait for the program before no more are read."""
+"""Messages that may wait for the program before no more are read, unless it waits itself to send."""
+ALIVE = 30.0
+"""Seconds without an answer to a ping after which a connection that can be made again counts as broken."""
 
 
 class Link:
@@ -63,6 +65,7 @@ class Link:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._failure = self._failure or _closed()
         if self._socket is not None:
             await self._socket.close()
 
@@ -100,7 +103,7 @@ class Link:
         except _OverError:
             self._failure = Unavailable("Bad connection, expected a server that goes on: the session is over")
         finally:  # whoever waits must not wait for ever
-            self._failure = self._failure or Unavailable("Bad connection, expected one that was not closed")
+            self._failure = self._failure or _closed()
             await self._tell()
 
     async def _write(self, socket: ClientConnection) -> None:
@@ -137,7 +140,8 @@ class Link:
             if ended:
                 raise _OverError
             async with self._moved:
-                await self._moved.wait_for(lambda: len(self._unread) < UNREAD)
+                # Whoever sends first and reads later is told of by what is read that there is room to send more.
+                await self._moved.wait_for(lambda: len(self._unread) < UNREAD or self._tape.full)
 
     def _cut_short(self, end: Mapping[str, Any]) -> bool:
         """The server ended the session, because it shuts down, before everything was sent."""
@@ -172,7 +176,13 @@ class Link:
     async def _connect(self) -> ClientConnection:
         try:
             return await connect(
-                self._url, compression=None, proxy=None, ping_timeout=None, close_timeout=2, **self._options
+                self._url,
+                compression=None,
+                proxy=None,
+                ping_interval=ALIVE / 3,
+                ping_timeout=ALIVE if self._lasting else None,
+                close_timeout=2,
+                **self._options,
             )
         except InvalidStatus as error:
             reason = bytes(error.response.body or b"").decode(errors="replace").strip()
@@ -239,6 +249,10 @@ class Link:
 
 class _OverError(Exception):
     """The session is complete."""
+
+
+def _closed() -> Unavailable:
+    return Unavailable("Bad connection, expected one that was not closed")
 
 
 def _may_resume(error: ConnectionClosed) -> bool:

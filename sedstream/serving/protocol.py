@@ -112,7 +112,8 @@ class ServerProtocol:
         if kind not in _KNOWN:
             expected = f"{', '.join(_KNOWN[:-1])} or {_KNOWN[-1]}"
             raise BadMessage("unknown_type", f"Bad type {kind[:80]!r}, expected {expected}", fatal=False)
-        if self.closing and kind != "close":  # that may come twice: a client cannot know whether the first arrived
+        # A client that resumes cannot know which of its last requests arrived: they may come twice.
+        if self.closing and kind in ("session.start", "discarded"):
             raise BadMessage("closed", f"Bad {kind!r} after 'close', expected none")
         if kind == "session.start":
             return self._start(message)
