@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     listen.add_argument("--list-devices", action="store_true", help="show the microphones and stop")
     listen.add_argument("--seconds", type=_positive, metavar="S", help="stop after so much audio")
     _add_model(listen, plan="live", device=False)
-    _add_output(listen)
+    _add_output(listen, "table or jsonl")
     listen.set_defaults(run=commands.listen)
 
     serve = verbs.add_parser("serve", help="answer many live calls over WebSocket")
@@ -240,7 +240,10 @@ def _path(text: str) -> str:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected more than 0")
     return value
@@ -256,7 +259,10 @@ def _room(text: str) -> int | None:
 
 
 def _seconds(text: str) -> float:
-    return 0.0 if text == "0" else _positive(text)
+    try:
+        return 0.0 if text == "0" else _positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected 0 or more") from None
 
 
 def _names(text: str) -> list[str]:

@@ -34,7 +34,7 @@ def listen(options: argparse.Namespace) -> int:
             plan=options.plan,
             labels=options.labels,
             seconds=options.seconds,
-            format=",".join(options.format) if options.format else None,
+            format=None if options.format is None else ",".join(options.format),
             out=options.out,
             quiet=options.quiet,
         )

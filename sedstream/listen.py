@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -21,11 +22,12 @@ from rich.table import Table
 from rich.text import Text
 
 from .audio.microphone import Microphone, capture_ring, devices
+from .audio.ring import Ring
 from .engine import Delivery, Engine
 from .errors import BadInput, SedstreamError, Unavailable
 from .events import Arousal, End, Event, Final, Gap, Segment, SpeechEnd, SpeechStart, Update, segment_fields
 from .exports import formats
-from .exports.screen import Screen, clock
+from .exports.screen import Screen, check_writable, clock
 from .grid import RATE
 from .grid import seconds as seconds_of
 from .manifest import DEFAULT
@@ -34,6 +36,8 @@ from .zoo import Model, load
 
 RING = 30 * 48_000
 """Samples between capture and model: half a minute at the usual rate of a sound card."""
+PATIENCE = 2.0
+"""Seconds that a microphone may take to close."""
 LOOK = 0.1
 """Seconds between looks at the microphone and at the wish to stop."""
 
@@ -49,7 +53,7 @@ def listen(
     out: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Diarize a microphone until SIGINT, SIGTERM, or ``seconds`` of audio; what was said until then is always answered.
+    """Diarize a microphone until SIGINT, SIGTERM, SIGHUP or ``seconds`` of audio; what was said until then is answered.
 
     Rows are those of ``Diarization.rows``, one a final segment, written at once; ``file`` is ``microphone:NAME`` and
     time counts from the start of capture. ``format``: ``table`` (a terminal's default) or ``jsonl``. ``out``: a file
@@ -61,23 +65,43 @@ def listen(
         raise BadInput(f"Bad seconds {seconds}, expected more than 0")
     if format is None and out is not None:
         format = formats.by_suffix(Path(out).suffix)
-    chosen = format or ("table" if sys.stdout.isatty() else "jsonl")
+    chosen = ("table" if sys.stdout.isatty() else "jsonl") if format is None else format
     if chosen not in ("table", "jsonl"):
         raise BadInput(f"Bad format {chosen!r}, expected table or jsonl")
+    # What can fail at once should: before the model.
+    if out is not None:
+        check_writable(Path(out))
     ring = capture_ring(RING)
-    microphone = Microphone(ring, device)  # before the model: what can fail at once should
-    loaded = model if isinstance(model, Model) else load(model)
-    _warm(loaded, plan, labels, microphone.rate)
+    microphone = Microphone(ring, device)
+    with _stopping() as stop:
+        loaded = model if isinstance(model, Model) else load(model)
+        _warm(loaded, plan, labels, microphone.rate)
+        stop.begin()
+        _listen(loaded, ring, microphone, stop, plan, labels, seconds, chosen, out, quiet)
+
+
+def _listen(
+    model: Model,
+    ring: Ring,
+    microphone: Microphone,
+    stop: Stop,
+    plan: str,
+    labels: Sequence[str] | None,
+    seconds: float | None,
+    format: str,
+    out: str | None,
+    quiet: bool,
+) -> None:
     inbox: SimpleQueue[list[Delivery]] = SimpleQueue()
-    # A long line would be broken by the panel: JSON on a terminal stands alone.
-    shown = not quiet and sys.stderr.isatty() and not (chosen == "jsonl" and out is None and sys.stdout.isatty())
+    # Rows that go to the terminal by another way than the panel would be overwritten by it, and a long line be broken.
+    shown = not quiet and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+    shown = shown and (out is not None or (format == "table" and sys.stdout.isatty()))
     failure: SedstreamError | None = None
     closing = done = False
     with (
-        _stopping() as stop,
         Panelled(microphone.device.name, shown) as panel,
-        Screen(chosen, out) as screen,
-        Engine(loaded, inbox.put) as engine,
+        Screen(format, out, lasting=True) as screen,
+        Engine(model, inbox.put) as engine,
         microphone,
     ):
         file = f"microphone:{microphone.device.name}"
@@ -106,7 +130,7 @@ def listen(
                 enough = seconds is not None and microphone.captured >= seconds * microphone.rate
                 if failure or enough or stop.is_set():
                     closing = True
-                    microphone.close()
+                    _close(microphone)
                     session.close()
             panel.draw(names, microphone, session.queued + len(ring) / microphone.rate)
     # Not inside: the rows up to here are complete, and a file of them is kept.
@@ -145,14 +169,40 @@ def _span(gap: Gap) -> str:
     return f"{gap.sample / RATE:.3f}-{(gap.sample + gap.samples) / RATE:.3f} s"
 
 
+def _close(microphone: Microphone) -> None:
+    """Stop capturing; PortAudio would wait for a sound server that no longer answers."""
+    closing = threading.Thread(target=microphone.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE)
+    if closing.is_alive():
+        microphone.abandon()
+
+
+class Stop(threading.Event):
+    """The wish to stop. Until ``begin`` there is nothing that would have to be finished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = False
+
+    def begin(self) -> None:
+        """Raises ``KeyboardInterrupt`` if the wish came before, and was lost in a callback of somebody's."""
+        self.begun = True
+        if self.is_set():
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one means what it always means."""
-    stop = threading.Event()
+def _stopping() -> Iterator[Stop]:
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second one means what it always means."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread can hear signals
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # not on Windows; nohup
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:
         for number, action in before.items():
@@ -161,6 +211,8 @@ def _stopping() -> Iterator[threading.Event]:
     def ask(number: int, frame: FrameType | None) -> None:
         restore()
         stop.set()
+        if not stop.begun:
+            os.kill(os.getpid(), number)
 
     for number in before:
         signal.signal(number, ask)
@@ -226,8 +278,8 @@ class Panelled:
             best = segment is not None and label == segment.label
             bars.add_row(*self._bar(label, probability, "bold green" if best else "cyan"))
         mood = self._mood
-        for label, value in (("arousal", mood and mood.arousal), ("valence", mood and mood.valence)):
-            bars.add_row(*self._bar(label, value or 0.0, "magenta"))
+        for label, value in (("arousal", mood.arousal if mood else None), ("valence", mood.valence if mood else None)):
+            bars.add_row(*self._bar(label, value, "magenta"))
         bars.add_row(*self._bar("level", microphone.level(), "yellow"))
         state = Text("speech" if self._speaking else "silence", style="bold")
         if segment is not None:
@@ -236,8 +288,8 @@ class Panelled:
         state.append(f"  {behind:.1f} s behind", style="red" if behind > 2 else "not bold")
         if microphone.lost:
             state.append(f"  {microphone.lost / microphone.rate:.2f} s lost", style="red")
-        self._live.update(Panel(Group(state, bars), title=f"{self._name} · Ctrl-C ends", width=72), refresh=True)
+        self._live.update(Panel(Group(state, bars), title=Text(f"{self._name} · Ctrl-C ends"), width=72), refresh=True)
 
-    def _bar(self, label: str, value: float, style: str) -> tuple[str, ProgressBar, str]:
-        bar = ProgressBar(total=1.0, completed=min(value, 1.0), width=self.WIDTH, complete_style=style)
-        return label, bar, f"{value:.2f}"
+    def _bar(self, label: str, value: float | None, style: str) -> tuple[str, ProgressBar, str]:
+        bar = ProgressBar(total=1.0, completed=min(value or 0.0, 1.0), width=self.WIDTH, complete_style=style)
+        return label, bar, "" if value is None else f"{value:.2f}"

@@ -318,3 +318,50 @@ def test_bad_arguments() -> None:
             listen(seconds=seconds)
     with pytest.raises(BadInput, match="Bad format 'xml', expected table or jsonl"):
         listen(format="xml")
+
+
+def test_what_was_heard_outlasts_its_terminal(short_clip: Path, tmp_path: Path) -> None:
+    """A closed window or a broken ssh, and somebody who presses Ctrl-C twice: nobody will say it again."""
+    for number, again in ((signal.SIGHUP, False), (signal.SIGINT, True)):
+        out = tmp_path / f"{number}.jsonl"
+        with open_room() as room:
+            process = start(room, tmp_path / f"captured-{number}", "--out", str(out))
+            room.play(short_clip)
+            time.sleep(2)
+            process.send_signal(number)
+            if again:
+                time.sleep(0.03)
+                process.send_signal(number)
+            process.communicate(timeout=60)
+        assert rows_of(out.read_text())
+        assert not list(tmp_path.glob(".*.part"))
+
+
+def test_ctrl_c_while_the_sound_server_is_frozen(short_clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    with open_room() as room:
+        process = start(room, tmp_path / "captured", "--out", str(out))
+        room.play(short_clip)
+        room.freeze()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        room.close()
+    assert process.returncode == 0
+    assert rows_of(out.read_text())
+
+
+def test_rows_that_go_elsewhere_are_not_overwritten(short_clip: Path) -> None:
+    """`sedstream listen | tee rows`: the terminal gets the rows, and no panel that would paint over them."""
+    with open_room() as room:
+        outer, inner = pty.openpty()
+        command = f"{sys.executable} -m sedstream listen --device pulse --seconds 12 | tee /dev/null"
+        env = room.env | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+        with subprocess.Popen(command, shell=True, env=env, stdin=inner, stdout=inner, stderr=inner) as it:
+            os.close(inner)
+            shown = read_until(outer, b"listening to", 60)
+            room.play(short_clip)
+            shown += read_until(outer, None, 60)
+            assert it.wait(60) == 0
+        os.close(outer)
+    assert b"\x1b" not in shown
+    assert b'"emotion"' in shown

@@ -152,6 +152,12 @@ class Microphone:
         """The highest absolute sample, 0…1, since the last call."""
         return self._capture.level()
 
+    def abandon(self) -> None:
+        """The sound server does not answer, not even to a ``close`` on another thread: leave all of it as it is."""
+        self._stuck = True
+        self._capture.stop()
+        self.close()
+
     def close(self) -> None:
         """Stop capturing. Nothing is written to the ring afterwards; may be called twice."""
         if self._stuck:

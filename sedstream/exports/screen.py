@@ -23,14 +23,17 @@ STDOUT = Path("/dev/stdout")
 class Screen:
     """``with Screen(format, out) as screen``: ``show`` a row a segment. A file appears complete or not at all.
 
-    ``format``: ``table`` or ``jsonl``. Raises ``BadInput`` when ``out`` cannot be written.
+    ``format``: ``table`` or ``jsonl``. ``lasting``: what was shown stays, whatever ends the work: nobody will say it
+    again. Raises ``BadInput`` when ``out`` cannot be written.
     """
 
-    def __init__(self, format: str, out: str | None = None) -> None:
+    def __init__(self, format: str, out: str | None = None, *, lasting: bool = False) -> None:
         self._format = format
         self._out = None if out is None else Path(out)
         self._file: TextIO = sys.stdout
         self._part: Path | None = None
+        self._lasting = lasting
+        self._shown = False
         self._headed: str | None = None
 
     def __enter__(self) -> Screen:
@@ -44,7 +47,7 @@ class Screen:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
+        if kind is not None and not (self._lasting and self._shown):
             self.give_up()
         if self._out is None:
             return  # it was flushed with each row
@@ -65,6 +68,7 @@ class Screen:
 
     def show(self, row: Mapping[str, Any]) -> None:
         """A row of ``Diarization.rows``."""
+        self._shown = True
         if self._format == "jsonl":
             # What another encoding cannot hold would be escaped as Python does it, which JSON does not know.
             wide = (self._file.encoding or "").lower().replace("-", "") == "utf8"
@@ -89,7 +93,7 @@ class Screen:
 
     def _print(self, text: str) -> None:
         try:
-            print(text, file=self._file, flush=self._out is None)
+            print(text, file=self._file, flush=self._out is None or self._lasting)
         except BrokenPipeError:
             raise  # the reader has seen enough
         except OSError as error:
