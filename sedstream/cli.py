@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--without", metavar="NAMES", help="corpora to leave out, with commas between")
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    train.add_argument("--seed", type=int, default=1, help="(%(default)s)")
+    train.add_argument("--seed", type=_seed, default=1, help="(%(default)s)")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.set_defaults(run=commands.train)
     return parser
@@ -247,6 +247,12 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected more than 0")
     return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"Bad seed {text!r}, expected a whole number from 0 on")
+    return int(text)
 
 
 def _room(text: str) -> int | None:

@@ -179,6 +179,8 @@ def load(
         tensors = FORMATS[manifest.format](manifest)
     except (SafetensorError, OSError) as error:
         raise BadModel(f"Bad weights '{manifest.weights}', expected safetensors: {error}") from error
+    if broken := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
+        raise BadModel(f"Bad weights '{manifest.weights}', expected finite numbers: not so '{broken}'")
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:

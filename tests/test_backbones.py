@@ -21,7 +21,7 @@ import sedstream as package
 from sedstream.catalogue import check, lines
 from sedstream.cli import main
 from sedstream.encoders import checkpoints
-from sedstream.encoders.wav2vec import STRIDES
+from sedstream.encoders.wav2vec import STRIDES, Wav2VecEncoder
 from sedstream.errors import BadInput, BadModel, Unavailable
 from sedstream.grid import RATE
 from sedstream.manifest import read
@@ -105,7 +105,7 @@ def test_tune(data: Path, tmp_path: Path, clip: Path) -> None:
     assert f"recall {100 * figures['uar']:.1f}, by chance 50.0." in card
     assert not any(line.rstrip() != line or "{" in line for line in card.splitlines())
     # It is a start too, with its own head; now its transformer learns, and its convolutions still do not.
-    with pytest.raises(BadInput, match="or with another part frozen"):
+    with pytest.raises(BadInput, match="with other part frozen"):
         tune(data, out, init=init, unfreeze=True, hours=0.085, **QUICK)
     again = tune(data, tmp_path / "again", init=out, unfreeze=True, hours=0.04, workers=0, quiet=True)
     assert again["before"]["uar"] > 0.7
@@ -241,3 +241,28 @@ def test_bad_starts(data: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="with fearful alone, expected two or more"):
         begin(tmp_path / "hub", tmp_path / "one.csv")
     assert np.isfinite(mean_of_layers(tmp_path / "hub", table).numpy()).all()
+
+
+@pytest.mark.parametrize("loudness", [1.0, 1e-2, 1e-3])
+def test_a_folder_of_transformers_at_any_level(loudness: float, tmp_path: Path) -> None:
+    """Where the wave is normalised, what is added to its variance counts for soft ones, and transformers adds less."""
+    import transformers
+
+    reference = library("Wav2Vec2", LARGE)
+    reference.save_pretrained(tmp_path)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    extractor.save_pretrained(tmp_path)
+    found = backbones._backbone(tmp_path, quiet=True)
+    assert found is not None
+    manifest, tensors = found
+    encoder = Wav2VecEncoder(**{**manifest.encoder, "outputs": [2]}).eval()
+    encoder.load_state_dict(tensors)
+    samples = loudness * voices(1, 40 * 320 + 100)
+    with torch.inference_mode():
+        given = extractor(samples[0].numpy(), sampling_rate=RATE, return_tensors="pt").input_values
+        expected = reference(given, output_hidden_states=True).hidden_states[2]
+        assert (encoder(samples) - expected).abs().max() < 1e-4 * expected.abs().max()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(BadModel, match="Bad setting hidden_act = 'relu'.*expected 'gelu'"):
+        backbones._backbone(tmp_path, quiet=True)

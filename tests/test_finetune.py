@@ -115,8 +115,10 @@ def test_tune(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
     # A training that is through is not done again; one from another start must not go on from it.
     again = tune(data, out, init=start, hours=0.5, **quick)
     assert again["recall"]["angry"] == figures["recall"]["angry"]
-    with pytest.raises(BadInput, match="expected none of a training from another start"):
+    with pytest.raises(BadInput, match="expected none of a training with other seed:"):
         tune(data, out, init=start, hours=0.5, seed=2, **quick)
+    with pytest.raises(BadInput, match="expected none of a training with other hours:"):
+        tune(data, out, init=start, hours=1, **quick)
     with pytest.raises(BadInput, match="expected another one than that of the start"):
         tune(data, out, init=out, **quick)
     # Small rates and little of it, as it is by default, change little.

@@ -1,9 +1,13 @@
 """`sedstream models` as a user runs it: the list, the cards, and what is not whole."""
 
+import hashlib
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from test_cli import fails, sedstream
 
 from sedstream import catalogue
@@ -68,3 +72,15 @@ def test_verify_finds_a_changed_byte(copy: Path) -> None:
     data[-1] ^= 1
     weights.write_bytes(data)
     fails(sedstream("models", copy, "--verify"), "expected sha256")
+
+
+def test_numbers_that_are_none(copy: Path) -> None:
+    """A training that went wrong may have saved them, with the right hash."""
+    path = copy / "weights.safetensors"
+    tensors = load_file(path)
+    tensors["head.emotion.weight"][0, 0] = torch.nan
+    save_file(tensors, path)
+    manifest = copy / "manifest.toml"
+    told = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(re.sub(r'sha256 = ".*"', f'sha256 = "{told}"', manifest.read_text()))
+    fails(sedstream("models", copy, "--verify"), "expected finite numbers: not so 'head.emotion.weight'")

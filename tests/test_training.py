@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import shutil
 import tomllib
 from collections import defaultdict
@@ -21,7 +22,7 @@ from sedstream.errors import BadInput, BadModel
 from sedstream.grid import HOP, RATE, Plan
 from sedstream.manifest import read
 from sedstream.training import augment, corpora
-from sedstream.training.batches import FRAMES, ROWS, Batches, Source
+from sedstream.training.batches import FRAMES, ROWS, Batch, Batches, Source
 from sedstream.training.brain import Learner
 from sedstream.training.concatenations import PATTERNS, UNHEARD, Piece, Speakers, follow, pieces, window
 from sedstream.training.corpora import UNKNOWN, Utterance, load, read_audio, read_index, read_speech, targets
@@ -431,3 +432,51 @@ def test_eager(data: Path, tmp_path: Path) -> None:
     lost[LABELS.index("neutral")] = 0.3 * temperatures[0]
     torch.testing.assert_close(biases[0] - biases[1], lost)
     assert temperatures[0] == temperatures[1]
+
+
+@pytest.mark.parametrize("file", ["learner.ckpt", "counter.ckpt", None], ids=["cut", "empty", "missing"])
+def test_a_checkpoint_that_was_cut_off(file: str | None, data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Killed while it was written: the training goes on from the one before."""
+    settings = {"init": checkpoint, "encoder": ENCODER, "head": HEAD, "workers": 0, "quiet": True, "every": 0.05}
+    train(data, tmp_path / "model", hours=0.05, **settings)
+    kept = tmp_path / "model" / "training" / "checkpoints"
+    (whole,) = kept.iterdir()
+    half = shutil.copytree(whole, kept / "CKPT+later+00")
+    note = half / "CKPT.yaml"
+    note.write_text(re.sub(r"unixtime: [0-9.]+", "unixtime: 9000000000.0", note.read_text()))
+    if file is None:
+        (half / "optimizer_opt.ckpt").unlink(missing_ok=True)
+        (half / "brain.ckpt").unlink()
+    else:
+        data_of = (half / file).read_bytes()
+        (half / file).write_bytes(data_of[: len(data_of) // 2] if file == "learner.ckpt" else b"")
+    train(data, tmp_path / "model", hours=0.1, **settings)
+    log = tmp_path / "model" / "training" / "log.txt"
+    assert [line.split()[1] for line in log.read_text().splitlines()] == ["1", "2"]
+
+
+def test_a_training_goes_on_from_no_other(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    settings = {"init": checkpoint, "encoder": ENCODER, "head": HEAD, "workers": 0, "quiet": True}
+    another = tmp_path / "another.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(checkpoint).items()}, another)
+    train(data, tmp_path / "model", hours=0.05, **settings)
+    with pytest.raises(BadInput, match="expected none of a training with other seed: remove"):
+        train(data, tmp_path / "model", hours=0.05, **settings, seed=7)
+    with pytest.raises(BadInput, match="expected none of a training with other start: remove"):
+        train(data, tmp_path / "model", hours=0.05, **(settings | {"init": another}))
+    with pytest.raises(BadInput, match="expected recordings with emotions in the split 'train'"):
+        train(data, tmp_path / "none", hours=0.05, **settings, without=("RAVDESS",))
+
+
+def test_calibration_by_one_emotion() -> None:
+    """Held-out speech that lacks an emotion cannot tell a temperature for all: the usual one stays."""
+    torch.manual_seed(0)
+    learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=2, **{**HEAD, "experts": 0})).eval()
+    samples = torch.randn(1, (BEFORE + 96 + BEHIND) * HOP) * 0.1
+    angry, weight = torch.ones(1, 96, dtype=torch.int64), torch.ones(1, 96)
+    batch = Batch(samples, samples, angry, torch.full((1, 96, 2), 0.5), weight, torch.zeros(1, 96))
+    before = learner.head.emotion.bias.detach().clone()
+    report = judge(learner, [batch], ("neutral", "angry"), 0.0, {0, 1}, 1.7)
+    assert report["temperature"] == 1.7
+    assert torch.equal(learner.head.emotion.bias, before)
+    assert judge(learner, [batch], ("neutral", "angry"), 0.0, {1}, 1.7)["temperature"] != 1.7

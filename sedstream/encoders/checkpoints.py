@@ -7,14 +7,12 @@ different names. What an encoder needs to know beside them is read off their sha
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,6 +21,12 @@ from .wav2vec import CONVOLUTIONS
 
 HEAD_WIDTH = 64
 """Channels of one attention head in every published checkpoint; the tensors of wav2vec 2.0 and HuBERT do not tell."""
+COMPUTED: Mapping[str, Any] = {
+    "conv_pos_batch_norm": False, "layer_norm_eps": 1e-5, "feat_extract_activation": "gelu", "hidden_act": "gelu",
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+}  # fmt: skip
+"""Settings of transformers that no tensor tells, and the values for which it is the same network."""
+PREPROCESSOR = "preprocessor_config.json"
 ANCHOR = "feature_extractor.conv_layers.0.conv.weight"
 NORM = "transformer.pos_conv_embed.conv."
 
@@ -37,7 +41,7 @@ def read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+    except Exception as error:  # of a damaged file torch's reader raises nearly everything that there is
         reason = " ".join(str(error).split())[:200]
         raise BadModel(f"Bad checkpoint '{path}', expected tensors alone: {reason}") from error
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
@@ -84,6 +88,9 @@ def describe(tensors: Mapping[str, Tensor], config: Path | None = None) -> dict[
         BadModel: tensors are missing, or the configuration cannot be read.
     """
     told = {} if config is None else settings(config)
+    for key, computed in COMPUTED.items():
+        if key in told and told[key] != computed:
+            raise BadModel(f"Bad setting {key} = {told[key]!r} in '{config}', expected {computed!r}")
     names = {"num_attention_heads": "heads", "max_bucket_distance": "reach", "do_stable_layer_norm": "first"}
     first = "transformer.layers.0."
     try:
@@ -140,7 +147,7 @@ def normalises(folder: Path, arguments: Mapping[str, Any]) -> bool:
     """Whether a pretrained model wants its wave normalised: as `preprocessor_config.json` in a folder says, or else all
     but WavLM base. `arguments`: what `describe` said of it."""
     base = arguments["relative"] and arguments["norm"] == "group"
-    return bool(settings(folder / "preprocessor_config.json").get("do_normalize", not base))
+    return bool(settings(folder / PREPROCESSOR).get("do_normalize", not base))
 
 
 def _multiplied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -146,6 +146,8 @@ def _backbone(init: str | Path, quiet: bool) -> tuple[Manifest, dict[str, Tensor
     tensors = checkpoints.convert(checkpoints.read(path))
     encoder = checkpoints.describe(tensors, path.parent / "config.json")
     normalised = checkpoints.normalises(path.parent, encoder)
+    if (path.parent / checkpoints.PREPROCESSOR).is_file():  # it was saved by transformers, whose number this is
+        encoder["epsilon"] = 1e-7
     name = folder.resolve().name if folder.is_dir() else folder.name
     return _described(path, name, "unknown", encoder, normalised), tensors
 

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
         without = tuple(options.without.split(",")) if options.without else ()
         if options.device != "cpu":
             common |= {"rows": MANY, "workers": max(1, count() - 1)}
-        report = train(data, out, without=without, follow=options.follow, **common)
+        report = train(data, out, without=without, follow=options.follow, name=out.resolve().name, **common)
         _show(report, "valid")
     elif options.without:
         raise BadInput(f"Bad corpora '{options.without}' to leave out, expected none: '{data}' is one collection")

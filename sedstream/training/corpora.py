@@ -120,12 +120,15 @@ def read_index(data: Path) -> list[dict[str, str]]:
     path = data / "index.csv"
     if not path.is_file():
         raise BadInput(f"Bad data folder '{data}', expected an index.csv or a labels.csv in it")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise BadInput(f"Bad index '{path}', expected the columns {', '.join(missing)} as well")
-        return list(rows)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+            if missing:
+                raise BadInput(f"Bad index '{path}', expected the columns {', '.join(missing)} as well")
+            return list(rows)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"Bad index '{path}', expected readable UTF-8: {error}") from error
 
 
 @cache

@@ -3,14 +3,13 @@
 import copy
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -25,9 +24,10 @@ from . import discriminants, intensity
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
 from .brain import Diarizer, Follower, Learner, Schedule, answer
 from .concatenations import NEUTRAL, Speakers
+from .interrupted import WholeCheckpointer, claim
 from .objective import calibrate, concordance, recalls
 from .publish import LABELS, check, publish
-from .start import begin
+from .start import begin, fingerprint
 
 ENCODER: Mapping[str, Any] = {
     "mels": 80, "width": 512, "heads": 8, "layers": 3, "outputs": [2, 3], "left": 104, "reach": 64, "fade": 2.0,
@@ -88,6 +88,7 @@ def train(
     head: Mapping[str, Any] = HEAD,
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
+    temperature: float | None = None,
     kept: float | None = None,
     eager: float | None = None,
     known: discriminants.Known | None = None,
@@ -114,6 +115,8 @@ def train(
         encoder, head: keyword arguments of `CachedEncoder` and `CachedHead`, or of those of `learner`.
         settings: of the manifest, as `SETTINGS`.
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
+        temperature: of the model, where the valid split lacks an emotion that is taught, and so cannot tell it; None:
+            it can tell that of the others.
         kept: share of the model that it goes on from in the weights that are published, 0 to 1; None: `KEPT`, or 0 if
             the encoder learns from what it follows alone.
         eager: nats that neutral, the first label, loses beside the calibration; None: `EAGER`, or none if the start has
@@ -143,6 +146,9 @@ def train(
     labels = tuple(settings["labels"])
     source = Source(data, work / "speech", without=without, labels=labels, blind=blind)
     corpora = read(source, workers)
+    for split in ("train", "valid"):
+        if not any(blind or u.emotion >= 0 for u in corpora.split(split, without)):
+            raise BadInput(f"Bad data '{data}', expected recordings with emotions in the split '{split}'")
     voices = speakers(source, corpora)
     per_hour = 3600 * 50 / (FRAMES * rows)
     steps = max(1, round(hours * per_hour))
@@ -151,6 +157,8 @@ def train(
     torch.manual_seed(seed)
     teacher = None
     if learner is None:
+        told = {"start": fingerprint(init), "encoder to follow": fingerprint(follow) if follow else None, "seed": seed}
+        claim(work, "train.json", told | {"corpora left out": list(without), "use of labels": not blind})
         learner = Learner(CachedEncoder(**encoder), CachedHead(labels=len(labels), **head))
         teacher = begin(learner, init, follow, encoder, head, source)
         learner.encoder.distance.requires_grad_(False)  # its gradient would cost a table for every pair of frames
@@ -177,7 +185,7 @@ def train(
         Schedule(steps=steps, **schedule),
         work / "log.txt",
         run_opts={"device": device, "precision": "bf16", "noprogressbar": quiet},
-        checkpointer=Checkpointer(work / "checkpoints", {"learner": learner, "counter": counter}),
+        checkpointer=WholeCheckpointer(work / "checkpoints", {"learner": learner, "counter": counter}),
     )
     valid = [
         Batches(replace(source, split="valid", clean=clean), seed, max(1, min(16, steps))) for clean in (True, False)
@@ -194,9 +202,10 @@ def train(
         between = discriminants.fit(best, to_fit, seed, known)
         if strengths := intensity.groups(said):
             intensity.fit(best, strengths, between)
-    report = judge(best, heard, labels, eager)
+    taught = {u.emotion for u in said if u.emotion >= 0}
+    report = judge(best, heard, labels, eager, taught, temperature)
     if start is not None:
-        report["start"] = judge(start, heard, labels, eager)
+        report["start"] = judge(start, heard, labels, eager, taught, temperature)
     table = {
         "name": name,
         **settings,
@@ -246,11 +255,17 @@ def class_weights(speakers: Speakers, labels: int) -> Tensor:
 
 
 def judge(
-    learner: Learner, valid: Sequence[Batch], labels: Sequence[str] = LABELS, eager: float = 0.0
+    learner: Learner,
+    valid: Sequence[Batch],
+    labels: Sequence[str] = LABELS,
+    eager: float = 0.0,
+    taught: Collection[int] = (),
+    usual: float | None = None,
 ) -> dict[str, Any]:
     """Calibrate a learner on the trained frames of batches; its recalls, their mean, concordances and the temperature.
 
-    The offsets of the calibration, neutral's less `eager`, are added to the head's last bias.
+    The offsets of the calibration, neutral's less `eager`, are added to the head's last bias. Where not all emotions
+    that were `taught` occur there are none, and the temperature is the `usual` one, if there is one.
     """
     answers = [answer(learner, batch.heard)[:2] for batch in valid]
     logits, affect = (torch.cat([found[n].flatten(0, 1).float() for found in answers]) for n in range(2))
@@ -259,7 +274,10 @@ def judge(
     weight = torch.cat([batch.weight.flatten() for batch in valid])
     known = (emotion >= 0) & (weight > 0)
     logits = logits[known].clone()
-    temperature, offset = calibrate(logits, emotion[known], weight[known])
+    if usual is None or set(taught) <= set(emotion[known].tolist()):
+        temperature, offset = calibrate(logits, emotion[known], weight[known])
+    else:
+        temperature, offset = usual, torch.zeros(logits.shape[-1])
     temperature = min(max(temperature, COLDEST), HOTTEST)
     offset = OFFSETS * offset
     offset[NEUTRAL] -= eager

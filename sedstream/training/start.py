@@ -1,6 +1,7 @@
 """What a training starts from: a cached model, or Whisper's weights, its absolute positions turned into a table of
 distances; and what it follows."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from ..encoders.cached import CachedEncoder
 from ..encoders.whisper import Layer, WhisperEncoder
 from ..errors import BadModel
 from ..grid import HOP
-from ..manifest import Manifest, find
+from ..manifest import Manifest, digest, find
 from .batches import FRAMES, Batches, Source
 from .brain import LIVE, Learner
 from .teacher import LAYERS, Teacher
@@ -101,6 +102,12 @@ def cached(model: str | Path) -> Manifest:
     return manifest
 
 
+def fingerprint(init: str | Path) -> str:
+    """The sha256 of what a training starts from: a file's, or that of a model's weights. Raises `BadModel`."""
+    path = Path(init)
+    return digest(path) if path.suffix == ".safetensors" and path.is_file() else cached(init).sha256
+
+
 def read_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, without the prefix of an encoder in a model folder.
 
@@ -111,7 +118,7 @@ def read_tensors(checkpoint: Path) -> dict[str, Tensor]:
         tensors = load_file(checkpoint)
     except (OSError, SafetensorError) as error:
         raise BadModel(f"Bad checkpoint '{checkpoint}', expected a safetensors file: {error}") from error
-    return {key.removeprefix("encoder."): tensor.float() for key, tensor in tensors.items()}
+    return {re.sub(r"^(model\.)?encoder\.", "", key): tensor.float() for key, tensor in tensors.items()}
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import BadInput
@@ -19,6 +20,7 @@ from . import labelled
 from .backbones import begin
 from .card import card
 from .corpora import Corpora
+from .interrupted import claim
 from .publish import check
 from .recipe import HEAD, train
 
@@ -78,10 +80,13 @@ def tune(
         raise BadInput(f"Bad folder '{out}' to write, expected another one than that of the start")
     work = out / "training"
     corpora = labelled.load(data, work / "speech", start.labels, workers=workers)
-    _claim(table, work, start, seed, frozen)
     speech = account(corpora, start.labels)
     if hours is None:
         hours = min(MOST, max(LEAST, TIMES * speech["train"]["minutes"] / 60))
+    # A checkpoint of another start, of other labels or of other recordings must not be taken up.
+    told = {"start": start.sha256, "labels": sha256(table.read_bytes()).hexdigest(), "seed": seed, "hours": hours}
+    told |= {"part frozen": frozen, "recordings": _recordings(corpora)}
+    claim(work, "tune.json", told)
     rates: dict[str, Any] = {
         "head_rate": NEW_HEAD_RATE if learner is not None and learner.fresh else HEAD_RATE,
         "encoder_rate": LAYERS_RATE if frozen else ENCODER_RATE,
@@ -100,6 +105,7 @@ def tune(
         head={**start.head, "dropout": HEAD["dropout"]},
         settings=_settings(start),
         learner=learner,
+        temperature=start.temperature,
         eager=0,  # the start has it, or its labels are a user's, of which the first may be any
         quiet=quiet,
         **(rates | schedule),
@@ -145,17 +151,13 @@ def _settings(start: Manifest) -> dict[str, Any]:
     }
 
 
-def _claim(table: Path, work: Path, start: Manifest, seed: int, frozen: bool) -> None:
-    """Note what is trained: a checkpoint of another start or of other labels must not be taken up."""
-    labels = sha256(table.read_bytes()).hexdigest()
-    now = {"start": start.sha256, "labels": labels, "seed": seed, "frozen": frozen}
-    note = work / "tune.json"
-    if (work / "checkpoints").is_dir() and (not note.is_file() or json.loads(note.read_text("utf-8")) != now):
-        raise BadInput(
-            f"Bad folder '{work.parent}' to write, expected none of a training from another start, other labels or "
-            f"another seed, or with another part frozen: remove '{work}' to begin anew"
-        )
-    write_whole(note, json.dumps(now).encode())
+def _recordings(corpora: Corpora) -> str:
+    """What the recordings say, as a sha256."""
+    told = sha256()
+    for utterance in corpora.utterances:
+        told.update(utterance.file.encode(errors="surrogateescape"))
+        told.update(np.ascontiguousarray(utterance.samples).tobytes())
+    return told.hexdigest()
 
 
 def _finite(value: Any) -> Any:
