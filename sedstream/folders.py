@@ -12,12 +12,9 @@ import csv
 import io
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from .errors import BadInput, SedstreamError, Unavailable
 from .exports import formats, parquet, plot, summary
 from .exports.naming import one_line
 from .exports.screen import LONGEST, write_whole
+from .looks import Look, held, looks, stamp_of
 from .offline import Diarization, check
 from .recordings import diarize_many
 from .zoo import Model
@@ -35,8 +33,6 @@ ENTRY = ("file", "name", "sha256", "settings", "formats", "summary")
 """Keys of a line of the journal."""
 PICTURE = ".png"
 """Suffix of the pictures in a folder."""
-AHEAD = 16
-"""Recordings whose content is hashed while others are answered."""
 
 
 @dataclass(slots=True)
@@ -128,7 +124,7 @@ class AnswerFolder:
     def run(self, report: Callable[[Totals], None]) -> Totals:
         """Answer what is missing or changed; ``report`` is told after each recording. The folder is complete
         afterwards. Raises ``BadInput`` while another run writes to the folder."""
-        with _alone(self._out):
+        with held(self._out):
             self._journal = self._read_journal()  # another run may have ended meanwhile
             self._owners = {_bare(entry["name"]): file for file, entry in self._journal.items()}
             return self._run(report)
@@ -139,7 +135,7 @@ class AnswerFolder:
         seen: dict[Path, Look] = {}
 
         def missing() -> Iterator[Path]:
-            for path, look in _looks([path for path, _ in self._recordings]):
+            for path, look in looks([path for path, _ in self._recordings]):
                 if look is not None and self._is_done(path, relatives[path], look.digest):
                     totals.skipped += 1
                     report(totals)
@@ -155,7 +151,7 @@ class AnswerFolder:
                 if isinstance(answer, SedstreamError):
                     raise answer
                 outputs = self._outputs(relatives[path], answer)
-                if look is None or _stamp(path) != look.stamp:
+                if look is None or stamp_of(path) != look.stamp:
                     raise BadInput(f"Bad recording '{path}', expected one that stays: it changed while it was read")
             except SedstreamError as error:
                 totals.errors.append((path, str(error)))
@@ -265,72 +261,9 @@ class AnswerFolder:
             raise _unwritable(self._out, error) from error
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """No other run writes to the folder meanwhile, where the system can tell."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    place = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(place)
-        raise BadInput(f"Bad output folder '{out}', expected one that no other run writes to") from error
-    except OSError:  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(place)
-
-
 def _bare(name: str | Path) -> Path:
     """What the answers to recordings of one name have in common."""
     return Path(name).with_suffix("")
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a file was before it was read: size and time of its last change, and the sha256 of its content."""
-
-    stamp: tuple[int, int]
-    digest: str
-
-
-def _looks(paths: Sequence[Path]) -> Iterator[tuple[Path, Look | None]]:
-    """Each file with a look at it, taken ahead on another thread; None where it cannot be read."""
-    with ThreadPoolExecutor(1, "sedstream-look") as looker:
-        ahead: deque[tuple[Path, Future[Look | None]]] = deque()
-        try:
-            for path in paths:
-                ahead.append((path, looker.submit(_look, path)))
-                if len(ahead) > AHEAD:
-                    first, look = ahead.popleft()
-                    yield first, look.result()
-            while ahead:
-                first, look = ahead.popleft()
-                yield first, look.result()
-        finally:
-            looker.shutdown(cancel_futures=True)
-
-
-def _look(path: Path) -> Look | None:
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            return None
-        stamp = _stamp(path)
-        with path.open("rb") as file:
-            return Look(stamp, file_digest(file, "sha256").hexdigest())
-    except OSError:
-        return None
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _line(entry: dict[str, Any]) -> bytes:

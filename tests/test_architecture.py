@@ -24,7 +24,7 @@ FLOORS = [
     {"loop", "schedule", "short", "whole"},
     {"offline"},
     {"session"},
-    {"engine", "recordings", "sources"},
+    {"engine", "looks", "recordings", "sources"},
     {"capacity", "download", "folders"},
     {"catalogue"},
     {"zed"},
