@@ -146,7 +146,7 @@ def run_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
             screen.file_done(str(recording.path), answer.duration)
         if failed:
             screen.give_up()
-            if options.out is not None:
+            if options.out is not None and len(opened) > 1:
                 print(f"sedstream: '{options.out}' was not written, for it would look complete", file=sys.stderr)
     return 2 if failed else 0
 
