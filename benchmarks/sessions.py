@@ -8,13 +8,12 @@ blocks come. What a session holds are the arrays and tensors behind its `Stream`
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import sedstream
-from sedstream.cores import one_core
+from sedstream import cores
 from sedstream.grid import HOP, seconds
 from sedstream.loop import tick
 from sedstream.stream import Stream
@@ -58,7 +57,7 @@ def main() -> None:
     model = sedstream.load(options.model)
     step = seconds(model.manifest.plan("live").step)
     rows, held = [], 0
-    with ThreadPoolExecutor(os.cpu_count(), initializer=one_core) as pool:
+    with ThreadPoolExecutor(cores.count(), initializer=cores.one_core) as pool:
         count = FEW
         while True:
             took, streams = ticks(model, count, options.ticks, pool)

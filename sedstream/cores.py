@@ -32,7 +32,8 @@ def alone() -> Iterator[None]:
     and where another program wants a core too, it takes ten times as long. Threads side by side, each with a batch, are
     faster in any case."""
     threads = torch.get_num_threads()
-    one_core()
+    if threads > 1:
+        torch.set_num_threads(1)
     try:
         yield
     finally:

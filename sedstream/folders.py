@@ -182,25 +182,22 @@ class AnswerFolder:
         entry = self._journal.get(str(path))
         if entry is None or (entry["sha256"], entry["settings"]) == (digest, self._asked):
             return
-        try:
-            for name in entry["formats"]:
-                self._output(relative, name).unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritable(self._out, error) from error
-        # Not before: without its outputs a recording is done again, whatever the journal says.
-        del self._journal[str(path)]
+        self._remove(str(path), relative)
 
     def _displace(self, path: Path, relative: Path) -> None:
         """Remove what an earlier run made of another recording, whose answers have the name that this one's get."""
         owner = self._owners.get(_bare(relative), str(path))
-        if owner == str(path) or owner not in self._journal:
-            return
+        if owner != str(path) and owner in self._journal:
+            self._remove(owner, relative)
+
+    def _remove(self, file: str, relative: Path) -> None:
         try:
-            for name in self._journal[owner]["formats"]:
+            for name in self._journal[file]["formats"]:
                 self._output(relative, name).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self._out, error) from error
-        del self._journal[owner]
+        # Not before: without its outputs a recording is done again, whatever the journal says.
+        del self._journal[file]
 
     def _outputs(self, relative: Path, answer: Diarization) -> dict[Path, bytes]:
         found = {}

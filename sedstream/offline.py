@@ -214,8 +214,10 @@ def check(
     manifest.choose(labels)
     if channels not in ("mix", "split"):
         raise BadInput(f"Bad channels {channels!r}, expected mix or split")
+    if roles is None:
+        return
     most = 2 if channels == "split" else 1
-    names = ["any"] if roles is None else [roles] if isinstance(roles, str) else list(roles)
+    names = [roles] if isinstance(roles, str) else list(roles)
     if not 1 <= len(names) <= most or not all(isinstance(name, str) for name in names):
         raise BadInput(f"Bad roles {','.join(map(str, names))!r}, expected one name for each channel, {most} at most")
 

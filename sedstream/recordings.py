@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from . import cores
 from .audio.files import open_recording
-from .cores import count, one_core
 from .errors import BadInput, SedstreamError
 from .grid import HOP
 from .loop import tick
@@ -24,7 +24,7 @@ from .zoo import Model, load
 
 Array = NDArray[np.float32]
 
-CORES = count()
+CORES = cores.count()
 ABREAST = min(16, 4 * CORES)
 """Recordings under way: with four rows a core no core waits long for the others in a tick, and memory is bounded."""
 AHEAD = 4
@@ -59,7 +59,7 @@ def diarize_many(
     jobs: list[_Job] = []
     with (
         ThreadPoolExecutor(ABREAST, "sedstream-read") as readers,
-        ThreadPoolExecutor(CORES, "sedstream-row", initializer=one_core) as rows,
+        ThreadPoolExecutor(CORES, "sedstream-row", initializer=cores.one_core) as rows,
     ):
         try:
             while True:

@@ -150,8 +150,7 @@ class Stream:
 
     def pull(self) -> Block | None:
         """The next block if its samples are complete. It must be answered by ``hear`` and ``push`` before the next."""
-        if self._in_block:
-            raise BadInput("Bad pull, expected none after a block that was never answered: whatever failed, begin anew")
+        self._expect_answered()
         if self.done:
             return None
         start, end = self.plan.span(self._index)
@@ -169,6 +168,10 @@ class Stream:
         self._heard = heard
         self._in_block = True
         return block
+
+    def _expect_answered(self) -> None:
+        if self._in_block:
+            raise BadInput("Bad pull, expected none after a block that was never answered: whatever failed, begin anew")
 
     def hear(self, probabilities: Array, state: State) -> bool:
         """The VAD's answer for the block's chunks. False: the block is silent for certain, the model need not run."""

@@ -22,8 +22,7 @@ class WholeStream(Stream):
     """
 
     def pull(self) -> Block | None:
-        if self._in_block:
-            return super().pull()  # raises
+        self._expect_answered()
         if self.done or not self._limits:
             return None
         self._in_block = True

@@ -274,7 +274,7 @@ def test_the_benchmark_says_that_there_is_no_gpu() -> None:
     assert done.stdout == "no GPU here: nothing to measure (--tiny sees that it runs)\n"
 
 
-def test_precision_on_a_cpu(clip: Path) -> None:
+def test_precision_on_a_cpu() -> None:
     with pytest.raises(BadInput, match="Bad precision 'float16' on a CPU, expected auto, float32 or bfloat16"):
         load(precision="float16")
     plan = Plan(3, 16, 16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sedstream.cores import one_core
+from sedstream import cores
 from sedstream.events import Final, Segment
 from sedstream.grid import HOP
 from sedstream.loop import tick
@@ -53,7 +52,7 @@ class Heard:
 def hear(model: Model, sounds: Sequence[Callable[[], Array]], plan: str, labels: Sequence[str] | None) -> list[Heard]:
     """The answers to recordings, float32 `[n]` at 16 kHz each, which are made only when their turn comes."""
     answers: list[Heard] = []
-    with ThreadPoolExecutor(os.cpu_count(), initializer=one_core) as pool:
+    with ThreadPoolExecutor(cores.count(), initializer=cores.one_core) as pool:
         for first in range(0, len(sounds), ABREAST):
             streams = []
             for make in sounds[first : first + ABREAST]:

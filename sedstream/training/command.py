@@ -5,7 +5,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from ..cores import count
+from .. import cores
 from ..errors import BadInput
 from .batches import MANY
 from .recipe import train
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     if find_table(data) is None:
         without = tuple(options.without.split(",")) if options.without else ()
         if options.device != "cpu":
-            common |= {"rows": MANY, "workers": max(1, count() - 1)}
+            common |= {"rows": MANY, "workers": max(1, cores.count() - 1)}
         report = train(data, out, without=without, follow=options.follow, name=out.resolve().name, **common)
         _show(report, "valid")
     elif options.without:
