@@ -58,14 +58,15 @@ def test_requests() -> None:
     assert [rule.name for rule in with_rule.alerts] == ["anger"]
 
 
-def test_after_close_only_close() -> None:
-    """A client that was cut off cannot know whether its first one arrived."""
+def test_after_close() -> None:
+    """A client that was cut off cannot know which of its last requests arrived: they may come twice, nothing new may."""
     protocol = started()
-    protocol.receive(json.dumps(CLOSE))
-    assert protocol.receive(json.dumps(CLOSE)) == Close()
-    for message in (b"\0\0", '{"type":"finalize"}'):
+    for message in ({"type": "finalize"}, CLOSE, {"type": "finalize"}, CLOSE):
+        expected = Close() if message == CLOSE else Finalize()
+        assert protocol.receive(json.dumps(message)) == expected
+    for bad in (b"\0\0", json.dumps(START), '{"type":"discarded","samples":5}'):
         with pytest.raises(BadMessage) as caught:
-            protocol.receive(message)
+            protocol.receive(bad)
         assert (caught.value.code, caught.value.fatal) == ("closed", True)
 
 
