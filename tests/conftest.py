@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import speechbrain
+import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 
@@ -31,9 +32,11 @@ DEMO = ROOT / "sedstream" / "demo"
 DATA = ROOT.parent / "shared" / "data"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    import torch
+# Threads that share a small layer wait for each other most of the time where another worker wants the cores, too.
+torch.set_num_threads(1)
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "data" in item.keywords and not DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason="needs the recordings in ../shared/data"))

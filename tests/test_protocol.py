@@ -59,7 +59,7 @@ def test_requests() -> None:
 
 
 def test_after_close() -> None:
-    """A client that was cut off cannot know which of its last requests arrived: they may come twice, nothing new may."""
+    """A client that was cut off cannot know which of its last requests arrived: they may come twice."""
     protocol = started()
     for message in ({"type": "finalize"}, CLOSE, {"type": "finalize"}, CLOSE):
         expected = Close() if message == CLOSE else Finalize()
