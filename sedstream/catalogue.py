@@ -15,11 +15,6 @@ from .exports.screen import write_whole
 from .manifest import SUMS, Manifest, digest, find, installed, read, sums
 
 
-def folders(model: str | None = None) -> list[Path]:
-    """The folder of a model by name or path, or those of all that are installed. Raises ``BadModel``."""
-    return installed() if model is None else [find(model).folder]
-
-
 def run(options: argparse.Namespace) -> int:
     """``sedstream models``: the exit code."""
     match options.model:
@@ -37,9 +32,9 @@ def run(options: argparse.Namespace) -> int:
         print(card(model))
         return 0
     failed = 0
-    for folder in folders(model):
+    for name in installed() if model is None else [model]:
         try:
-            manifest = check(folder, run=options.verify)
+            manifest = check(name, run=options.verify)
         except BadModel as error:
             print(f"sedstream: {error}", file=sys.stderr)
             failed += 1
@@ -51,20 +46,32 @@ def run(options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def check(folder: Path, run: bool = False) -> Manifest:
-    """Read a model's manifest and compare its weights with their sha256; with ``run``, load it too and let every plan
-    answer once. Weights that can still be pulled may be missing. Raises ``BadModel``."""
-    manifest = read(folder)
+def check(model: str | Path, run: bool = False) -> Manifest:
+    """Read the manifest of a model by name or path and compare its weights with their sha256; with ``run``, load it
+    too and let every plan answer once. Weights that can still be pulled may be missing. Raises ``BadModel``."""
+    manifest = found(model)
     if any(file.url for file in manifest.files) and not manifest.pulled:
         return manifest
     manifest.verify()
     if run:
         from .zoo import load
 
-        model = load(manifest)
+        loaded = load(manifest)
         for plan in manifest.plans.values():
-            model.warm(plan)
+            loaded.warm(plan)
     return manifest
+
+
+def found(model: str | Path) -> Manifest:
+    """The manifest of a model by name or path, which may be a SpeechBrain checkpoint's. Raises ``BadModel``."""
+    try:
+        return find(model)
+    except BadModel:
+        if not Path(model).is_dir():
+            raise
+        from .zoo import find_any
+
+        return find_any(model)
 
 
 def lines(manifest: Manifest, done: str = "verified") -> Iterator[str]:
@@ -72,7 +79,7 @@ def lines(manifest: Manifest, done: str = "verified") -> Iterator[str]:
     files = [*(file.path for file in manifest.files), manifest.folder / "manifest.toml"]
     size = sum(path.stat().st_size for path in files if path.is_file())
     kind = f"{manifest.kind} {manifest.family}"
-    yield f"{manifest.name} {manifest.version}  {kind}, {manifest.licence}, {size / 2**20:.1f} MB, {done}"
+    yield f"{manifest.name} {manifest.version or '-'}  {kind}, {manifest.licence}, {size / 2**20:.1f} MB, {done}"
     yield f"  labels: {', '.join(manifest.labels)}{'' if manifest.family == 'speechbrain' else '; arousal, valence'}"
     plans = ", ".join(
         f"{name} {'at the end' if plan.whole else f'{plan.latency:.2f} s'}" for name, plan in manifest.plans.items()
@@ -82,8 +89,10 @@ def lines(manifest: Manifest, done: str = "verified") -> Iterator[str]:
 
 
 def card(model: str) -> str:
-    """The card of a model by name or path. Raises ``BadModel`` if it has none."""
-    path = find(model).folder / "CARD.md"
+    """The card of a model by name or path; of one that has none, what a list says. Raises ``BadModel``."""
+    path = found(model).folder / "CARD.md"
+    if not path.exists():
+        return "\n".join(lines(check(model), "verified, without a card"))
     try:
         return path.read_text(encoding="utf-8").rstrip()
     except (OSError, UnicodeDecodeError) as error:

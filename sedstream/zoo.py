@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -202,7 +203,7 @@ def find_any(model: str | Path) -> Manifest:
     if not (folder / speechbrain.FILES[0]).is_file() or (folder / "manifest.toml").exists():
         return find(model)
     found = speechbrain.load(folder)
-    files = tuple(File(folder / name, digest(folder / name)) for name in speechbrain.FILES)
+    files = tuple(File(path, digest(path)) for path in speechbrain.places(folder).files)
     return replace(
         find(SPEECHBRAIN),
         folder=folder,
@@ -253,7 +254,24 @@ def _build(manifest: Manifest, table: str, module: type[nn.Module], arguments: M
             raise BadModel(
                 f"Bad key '{table}.{key}' in the manifest of {manifest.name!r}, expected one of {', '.join(known)}"
             )
+        kind = inspect.formatannotation(known[key].annotation).strip("'")
+        if not _fits(arguments[key], kind):
+            raise BadModel(
+                f"Bad value {arguments[key]!r} of '{table}.{key}' in the manifest of {manifest.name!r}, expected {kind}"
+            )
     try:
         return module(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadModel(f"Bad table '{table}' in the manifest of {manifest.name!r}: {error}") from error
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value of a manifest is what an argument's annotation says; those of nested lists are not looked at."""
+    match kind:
+        case "int" | "bool" | "str":
+            return type(value).__name__ == kind
+        case "float":
+            return type(value) in (int, float) and math.isfinite(value)
+        case "Sequence[int]":
+            return isinstance(value, list | tuple) and all(type(n) is int for n in value)
+    return True

@@ -40,8 +40,12 @@ def test_card(manifest: Manifest, copy: Path) -> None:
     assert sedstream("models", "sedstream-base").stdout == text
     (copy / "CARD.md").write_text("# mine\n")
     assert sedstream("models", copy).stdout == "# mine\n"
-    (copy / "CARD.md").unlink()
+    (copy / "CARD.md").write_bytes(b"\xff")
     fails(sedstream("models", copy), "CARD.md', expected a readable file")
+    (copy / "CARD.md").unlink()
+    told = sedstream("models", copy)
+    assert told.returncode == 0, told.stderr
+    assert "verified, without a card\n  labels: neutral, " in told.stdout
     fails(sedstream("models", "nobody"), "Bad model 'nobody', expected one of")
 
 

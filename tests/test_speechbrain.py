@@ -9,6 +9,7 @@ import recipe
 import soundfile
 import torch
 from numpy.typing import NDArray
+from speechbrain.utils.checkpoints import Checkpointer
 from test_wav2vec import BASE, FAMILIES, LARGE, SIZE, library, voices
 
 import sedstream
@@ -180,6 +181,45 @@ def test_broken_files(name: str, content: bytes | None, spoilt: Path) -> None:
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(BadModel, match="expected"):
         load(spoilt)
+
+
+def test_the_folder_of_a_training(checkpoint: Path, tmp_path: Path) -> None:
+    """As SpeechBrain's recipe leaves it, saved by SpeechBrain: of its epochs the one that the recipe tests counts."""
+    theirs = recipe.reference(checkpoint)
+    parts = {"wav2vec2": theirs.mods.wav2vec2, "model": torch.nn.ModuleList([theirs.mods.output_mlp])}
+    save = tmp_path / "save"
+    saver = Checkpointer(save, parts)
+    matrix = theirs.mods.output_mlp.w.weight
+    expected = {}
+    with torch.no_grad():
+        for name, meta in [
+            ("worse", {"error_rate": 0.4}),
+            ("old", {"error_rate": 0.2, "unixtime": 5}),
+            ("best", {"error_rate": 0.2}),
+            ("last", {"error_rate": 0.3}),
+            ("within", {"end-of-epoch": False}),
+        ]:
+            matrix.mul_(1.5)
+            expected[name] = matrix.clone()
+            saver.save_checkpoint(meta=meta, name=name)
+    for name in ("hyperparams.yaml", "label_encoder.txt"):
+        shutil.copyfile(checkpoint / name, (tmp_path if name == "hyperparams.yaml" else save) / name)
+    fetched = save / "wav2vec2_checkpoint" / "models--microsoft--wavlm-large" / "snapshots" / "c1423e"
+    fetched.mkdir(parents=True)
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copyfile(checkpoint / name, fetched / name)
+    found = speechbrain.load(tmp_path)
+    assert found.encoder == speechbrain.load(checkpoint).encoder
+    best = saver.find_checkpoint(min_key="error_rate")
+    assert best is not None
+    assert best.path.name == "CKPT+best"
+    assert torch.equal(found.tensors["head.emotion.weight"], expected["best"])
+    assert load(tmp_path).manifest.labels == ("neutral", "sad", "happy", "angry")
+    assert catalogue.card(str(tmp_path)).startswith(f"{tmp_path.name} -  windowed speechbrain, unknown, ")
+    for epoch in save.glob("CKPT*"):
+        shutil.rmtree(epoch)
+    with pytest.raises(BadModel, match="save', expected an epoch CKPT"):
+        load(tmp_path)
 
 
 def test_labels(spoilt: Path) -> None:

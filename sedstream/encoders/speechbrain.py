@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,9 @@ from ..errors import BadModel
 from . import checkpoints
 
 FILES = ("hyperparams.yaml", "label_encoder.txt", "model.ckpt", "wav2vec2.ckpt")
-"""What is read of a checkpoint's folder."""
+"""What is read of a checkpoint's folder, as it is on the hub."""
+SAVED = "CKPT*"
+"""What the recipe itself leaves in `save`, beside the label encoder: a folder of weights an epoch that it kept."""
 EMOTIONS = {"a": "angry", "h": "happy", "n": "neutral", "s": "sad"}
 """SpeechBrain's letters."""
 _REFERENCE = re.compile(r"<(\w+)>")
@@ -38,8 +41,34 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
 
 
+class Places(NamedTuple):
+    """Where the `FILES` lie; `pretrained`: the folder of `config.json` and `preprocessor_config.json`, if any."""
+
+    files: tuple[Path, Path, Path, Path]
+    pretrained: Path
+
+
+def places(folder: Path) -> Places:
+    """Those of a folder as it is on the hub, or of one that the recipe wrote: of the epochs in its `save`, that with
+    the lowest error rate, the newest of equals, which the recipe tests too.
+
+    Raises:
+        BadModel: no epoch was saved.
+    """
+    save = folder / "save"
+    if (folder / FILES[2]).exists() or not save.is_dir():
+        settings, labels, matrix, encoder = (folder / name for name in FILES)
+        return Places((settings, labels, matrix, encoder), folder)
+    best = min((path for path in save.glob(SAVED) if (path / FILES[2]).is_file()), key=_rank, default=None)
+    if best is None:
+        raise BadModel(f"Bad checkpoint '{save}', expected an epoch {SAVED} in it")
+    # The recipe has transformers keep what it fetched there.
+    told = next(iter(sorted((save / "wav2vec2_checkpoint").glob("**/config.json"))), folder / "config.json")
+    return Places((folder / FILES[0], save / FILES[1], best / FILES[2], best / FILES[3]), told.parent)
+
+
 def load(folder: Path, labels: Sequence[str] | None = None) -> Checkpoint:
-    """Read a checkpoint's folder; with `labels`, the matrix's rows in their order.
+    """Read a checkpoint's folder, see `places`; with `labels`, the matrix's rows in their order.
 
     Beside `FILES`, `config.json` and `preprocessor_config.json` of the pretrained model count if they are there;
     otherwise its heads are 64 wide, and its wave is normalised unless it is WavLM base.
@@ -47,19 +76,20 @@ def load(folder: Path, labels: Sequence[str] | None = None) -> Checkpoint:
     Raises:
         BadModel: a file is missing or is not what it should be, or says what sedstream does not compute.
     """
-    settings = hyperparameters(folder / "hyperparams.yaml")
+    (path, names, matrix_path, encoder_path), pretrained = places(folder)
+    settings = hyperparameters(path)
     _need(settings, "window_length", 1)
     _need(settings, "stride", 1)
-    tensors = checkpoints.convert(checkpoints.read(folder / "wav2vec2.ckpt"))
-    encoder = checkpoints.describe(tensors, folder / "config.json")
+    tensors = checkpoints.convert(checkpoints.read(encoder_path))
+    encoder = checkpoints.describe(tensors, pretrained / "config.json")
     encoder["outputs"] = [encoder["layers"]]
     told = _arguments(settings, "wav2vec2")
     if told.get("output_all_hiddens"):
         raise BadModel(f"Bad output_all_hiddens in '{folder}', expected false")
     encoder["together"] = bool(told.get("output_norm", False))
-    encoder["wave"] = _wave(folder, settings, encoder)
-    own = label_encoder(folder / "label_encoder.txt")
-    matrix = checkpoints.read(folder / "model.ckpt")
+    encoder["wave"] = _wave(pretrained, settings, encoder)
+    own = label_encoder(names)
+    matrix = checkpoints.read(matrix_path)
     weight = next((tensor for name, tensor in matrix.items() if name.endswith("w.weight")), None)
     bias = next((tensor for name, tensor in matrix.items() if name.endswith("w.bias")), None)
     if weight is None or tuple(weight.shape) != (len(own), encoder["width"]):
@@ -113,6 +143,15 @@ def label_encoder(path: Path) -> tuple[str, ...]:
     if sorted(found) != list(range(len(found))) or not all(isinstance(x, str) for x in labels) or len(set(labels)) < 2:
         raise BadModel(f"Bad label encoder '{path}', expected two or more labels, numbered from 0")
     return labels
+
+
+def _rank(epoch: Path) -> tuple[float, float]:
+    """Least for the best epoch: its error rate, and its age. What was saved within an epoch has no error rate."""
+    try:
+        told = yaml.safe_load((epoch / "CKPT.yaml").read_text(encoding="utf-8"))
+        return float(told.get("error_rate", inf)), -float(told.get("unixtime", 0))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        return inf, inf
 
 
 class _Plain(yaml.SafeLoader):  # type: ignore[misc]
