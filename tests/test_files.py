@@ -2,6 +2,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -139,6 +140,67 @@ def test_truncated(name: str, tmp_path: Path, speech: NDArray[np.float32]) -> No
     soundfile.write(path, speech, 16000, **({"format": "OGG", "subtype": "OPUS"} if name.endswith("opus") else {}))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadInput, match="breaks off|expected a readable"):
+        read(path)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "ULAW", "FLOAT"])
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"])
+def test_a_chunk_that_breaks_off(form: str, subtype: str, tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    path = tmp_path / "a.bin"
+    soundfile.write(path, speech, 16_000, format=form, subtype=subtype)
+    assert len(read(path)) == len(speech)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadInput, match=r"expected 16\.\d\d s as its header says, but it breaks off after 8\.\d\d s"):
+        read(path)
+
+
+def killed(program: str, path: Path) -> None:
+    """Let a program write to a path, and end without having closed it."""
+    code = f"import os, sys\npath, sound = sys.argv[1], bytes(range(256)) * 8\n{program}\nos._exit(0)"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # the header is of its first block
+        "import wave\nf = wave.open(path, 'wb')\nf.setparams((1, 2, 16000, 0, 'NONE', ''))\n"
+        "for _ in range(50): f.writeframesraw(sound)\nf._file.flush()",
+        # the header says 0
+        "import soundfile\nf = soundfile.SoundFile(path, 'w', 16000, 1, format='WAV')\n"
+        "for _ in range(50): f.buffer_write(sound, 'int16')\nf.flush()",
+    ],
+    ids=["wave", "libsndfile"],
+)
+def test_a_recorder_that_was_killed(program: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    killed(program, path)
+    expected = np.frombuffer(bytes(range(256)) * 8 * 50, "<i2").astype(np.float32) / 32768
+    assert np.array_equal(read(path)[:, 0], expected)
+
+
+def test_what_stands_behind_the_sound_is_not_heard(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    """Chunks of other things, and less than there is of sound; a file without sound is no unfinished one."""
+    path = tmp_path / "a.wav"
+    notes = b"LIST" + (100_000).to_bytes(4, "little") + bytes(100_000)
+    for sound, behind in [(speech[:3_000], notes), (speech[:3_000], b"TAG" + bytes(125))]:
+        soundfile.write(path, sound, 16_000)
+        path.write_bytes(path.read_bytes() + behind)
+        assert len(read(path)) == len(sound)
+    soundfile.write(path, speech[:0], 16_000)
+    path.write_bytes(path.read_bytes() + notes)
+    with pytest.raises(BadInput, match="expected at least one sample"):
+        read(path)
+
+
+def test_a_length_that_was_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.au"
+    killed(
+        "import soundfile\nf = soundfile.SoundFile(path, 'w', 16000, 1, subtype='PCM_16')\n"
+        "f.buffer_write(sound, 'int16')\nf.flush()",
+        path,
+    )
+    with pytest.raises(BadInput, match="expected its length in its header, which whoever wrote it did not finish"):
         read(path)
 
 

@@ -1,4 +1,7 @@
-"""What the length that libsndfile tells of an MP3 or an Ogg is worth: it stops there, whatever else the file holds.
+"""What the length that libsndfile tells of a file is worth: it stops there, whatever else the file holds or promises.
+
+Of files whose sound is one chunk among others libsndfile tells what is there, which after a copy that broke off is less
+than the chunk's header says; a recorder that was killed leaves 0 in the header, and then libsndfile reads nothing.
 
 An MP3 is frames and nothing else. Most encoders put a first frame in front that holds no sound but how many frames and
 bytes there are (Xing or Info, Fraunhofer's VBRI); without it libsndfile guesses from the bit rate of one frame. Files
@@ -8,11 +11,111 @@ same way: RFC 3533, section 4, and there each stream has pages that begin it.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal, NamedTuple
 
+CHUNKS: Mapping[bytes, tuple[int, int, int, Literal["little", "big"], int]] = {
+    b"RIFF": (12, 4, 4, "little", 2), b"RF64": (12, 4, 4, "little", 2), b"RIFX": (12, 4, 4, "big", 2),
+    b"FORM": (12, 4, 4, "big", 2), b"riff": (40, 16, 8, "little", 8),
+}  # fmt: skip
+"""WAV, long and big-endian WAV, AIFF, W64: where the first chunk begins, bytes of a chunk's name and of its size, their
+order, and what a chunk is filled up to a multiple of."""
 START = 65_536
 """Bytes behind an ID3 tag within which the first frame of an MP3 begins."""
+
+
+class Sound(NamedTuple):
+    """Bytes of sound that a header promises (0: none, its writer did not come back to it), and those that there are;
+    both 0 where this is not known. ``repair``: a place and bytes that should stand there, so that all is read."""
+
+    told: int
+    there: int
+    repair: tuple[int, bytes] | None = None
+
+
+def sound(path: Path) -> Sound:
+    """That of a file made of chunks."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(24)
+        if head[:4] == b".snd":  # AU has one header
+            return Sound(_promise(int.from_bytes(head[8:12], "big")), max(0, size - int.from_bytes(head[4:8], "big")))
+        long = 0
+        chunks = _chunks(file, head[:4])
+        for name, begin, length in chunks:
+            if name == b"ds64":
+                long = int.from_bytes(file.read(16)[8:], "little")
+            if name[:4] not in (b"data", b"SSND"):
+                continue
+            before = 8 if name == b"SSND" else 0  # where the sound begins in its chunk
+            told = _promise(long if long and length == 0xFFFFFFFF else length)
+            there = max(0, size - begin - before)
+            if told >= there:
+                return Sound(told - before, there)
+            # Behind the chunk there are others to the end, or the header is of the first moment and sound goes on.
+            deque(chunks, 0)
+            if file.tell() == size or told - before > there // 2:
+                return Sound(max(0, told - before), max(0, told - before))
+            repair = (begin - 4, there.to_bytes(4, "little")) if head[:4] == b"RIFF" and there < 0xFFFFFF00 else None
+            return Sound(0, there, repair)
+    return Sound(0, 0)
+
+
+class Repaired(RawIOBase):
+    """A file to read in which other bytes stand at one place."""
+
+    def __init__(self, path: Path, place: int, content: bytes) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._place = place
+        self._content = content
+
+    def readinto(self, buffer: Any) -> int:
+        begin = self._file.tell()
+        count = self._file.readinto(buffer) or 0
+        for at, byte in enumerate(self._content, self._place - begin):
+            if 0 <= at < count:
+                memoryview(buffer).cast("B")[at] = byte
+        return count
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _chunks(file: BinaryIO, kind: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place of the content and its length, as far as there are chunks."""
+    if kind not in CHUNKS:
+        return
+    place, letters, digits, order, multiple = CHUNKS[kind]
+    file.seek(place)
+    while len(header := file.read(letters + digits)) == letters + digits and header[:4].decode("latin-1").isprintable():
+        length = int.from_bytes(header[letters:], order)
+        if kind == b"riff":  # of a W64 the header counts
+            length = max(0, length - len(header))
+        begin = file.tell()
+        yield header[:letters], begin, length
+        file.seek(begin + -(-length // multiple) * multiple)
+
+
+def _promise(length: int) -> int:
+    """What a header says of the length; 0 for what a writer leaves that could not seek back: all bits (ffmpeg), or
+    about half of what 32 bits can say (SoX, arecord)."""
+    return 0 if 0x7F000000 <= length <= 0x80000000 or length % (1 << 32) >= 0xFFFFFF00 else length
 
 
 def lengths(path: Path) -> tuple[bool, bool]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Recording:
     encoding: str
     """The wire encoding that carries this file without loss: s16le or f32le."""
     by_ffmpeg: bool = False
+    repair: tuple[int, bytes] | None = None
+    """A place in its header and what should stand there."""
 
     def blocks(self) -> Iterator[Samples]:
         """Blocks ``[n, channels]`` f32 of at most 4 s. Raises ``BadInput`` where the file breaks off or holds NaN."""
@@ -59,7 +62,11 @@ class Recording:
         import soundfile
 
         try:
-            with soundfile.SoundFile(os.fsencode(self.path)) as file:
+            with ExitStack() as stack:
+                place: Any = os.fsencode(self.path)
+                if self.repair is not None:
+                    place = stack.enter_context(containers.Repaired(self.path, *self.repair))
+                file = stack.enter_context(soundfile.SoundFile(place))
                 while len(block := file.read(BLOCK_SECONDS * self.rate, dtype="float32", always_2d=True)):
                     yield block
         except soundfile.LibsndfileError as error:
@@ -102,19 +109,23 @@ def open_recording(path: str | Path) -> Recording:
         if not path.is_file():  # to open a pipe is to wait for who writes to it
             raise BadInput(f"Bad file '{path}', expected a regular file, not a pipe or device")
         size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(12)
+        with path.open("rb"):
+            pass
     except OSError as error:
         raise BadInput(f"Bad file '{path}', expected a readable recording: {error.strerror}") from error
     if size == 0:
         raise BadInput(f"Bad audio '{path}', expected a recording, but the file is empty")
     try:
         info = soundfile.info(os.fsencode(path))  # bytes: a name need not be UTF-8
-        doubt = _doubt(path, info.format, info.frames)
+        sound = containers.sound(path)
+        if sound.repair is not None:
+            with containers.Repaired(path, *sound.repair) as file:
+                info = soundfile.info(file)
+        doubt = _doubt(path, info.format, info.frames, sound)
     except soundfile.LibsndfileError as error:
         recording = _probe(path, _reason(error))
     else:
-        recording = _probe(path, doubt) if doubt else _described(path, info, head)
+        recording = _probe(path, doubt) if doubt else _described(path, info, sound)
     if not 1 <= recording.channels <= 2:
         raise BadInput(f"Bad audio '{path}' with {recording.channels} channels, expected 1 or 2")
     if not MIN_RATE <= recording.rate <= MAX_RATE:
@@ -122,16 +133,18 @@ def open_recording(path: str | Path) -> Recording:
     return recording
 
 
-def _described(path: Path, info: Any, head: bytes) -> Recording:
+def _described(path: Path, info: Any, sound: containers.Sound) -> Recording:
     frames = info.frames
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        frames = max(frames, _promised_by_riff(path, info.channels, info.subtype))
+    if sound.there < sound.told:  # libsndfile only tells what is there
+        frames = -(-frames * sound.told // max(1, sound.there))
     encoding = "s16le" if info.subtype in ("PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW") else "f32le"
-    return Recording(path, info.samplerate, info.channels, frames, encoding)
+    return Recording(path, info.samplerate, info.channels, frames, encoding, repair=sound.repair)
 
 
-def _doubt(path: Path, form: str, frames: int) -> str:
+def _doubt(path: Path, form: str, frames: int, sound: containers.Sound) -> str:
     """Why libsndfile would not read all of a file that it can read; empty: it will."""
+    if sound.there and not sound.told and not frames:
+        raise BadInput(f"Bad audio '{path}', expected its length in its header, which whoever wrote it did not finish")
     told, chained, broken = True, False, False
     if form == "MP3":
         told, chained = containers.lengths(path)
@@ -144,22 +157,6 @@ def _doubt(path: Path, form: str, frames: int) -> str:
     if chained:
         raise BadInput(f"Bad audio '{path}', expected one recording, but another one follows in the file")
     return "" if told else f"{'an MP3' if form == 'MP3' else 'a FLAC'} that does not tell its length"
-
-
-def _promised_by_riff(path: Path, channels: int, subtype: str) -> int:
-    """Frames that the data chunk of a WAV file announces; libsndfile only tells what is there. 0: not known."""
-    width = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
-    with path.open("rb") as file:
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            size = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
-                # What a writer leaves that could not seek back is no promise: all bits (ffmpeg), or about half of what
-                # 32 bits can say (SoX, arecord).
-                promised = size < 0xFFFFFF00 and not 0x7FFFF000 <= size <= 0x80000000
-                return size // (width.get(subtype, size + 1) * channels) if promised else 0
-            file.seek(size + size % 2, 1)
-    return 0
 
 
 def _probe(path: Path, reason: str) -> Recording:
