@@ -91,6 +91,27 @@ async def settle(condition: Any) -> None:
             await asyncio.sleep(0.02)
 
 
+def test_a_full_server_keeps_the_door_open_for_those_who_come_back(model: Model) -> None:
+    """A balancer asks whether a new call would find room; the handshake cannot know who begins and who returns."""
+
+    async def run() -> None:
+        async with Server(model, port=0, max_sessions=1) as server:
+            first, ready = await begin(server.url)
+            first.transport.abort()
+            await settle(lambda: server.lines.away)
+            assert server.admission.state == "full"
+            new = await connect(server.url, compression=None)
+            await new.send(json.dumps(START))
+            messages, code = await rest(new)
+            assert ([m["code"] for m in messages], code) == (["full"], 1013)
+            second, again = await resume(server.url, ready["resume"]["token"], 0)
+            assert again["session"] == ready["session"]
+            await second.close()
+            await settle(lambda: server.admission.ready)
+
+    asyncio.run(run())
+
+
 def test_resume_by_hand(model: Model, heard: Array, audio: bytes) -> None:
     """Cut in the middle: the messages that were lost on the way come again, the timeline goes on where it was, and the
     answer is that of the whole recording."""

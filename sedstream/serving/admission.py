@@ -39,19 +39,19 @@ class Admission:
         return None
 
     def refusal(self) -> Refusal | None:
-        """Why no call can be let in, if none can."""
-        if self.ready:
+        """Why no call can be let in, if none can. Those who were cut off and may come back must find the door open:
+        their streams are counted when calls begin."""
+        if not self.draining and not self._full(self._expected - self._lost):
             return None
         again = {"Retry-After": str(RETRY_SECONDS)}
         return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{self.state}: expected a server with room", again)
 
     @property
     def state(self) -> str:
-        """``ready``, ``full`` or ``draining``."""
+        """``ready``, ``full`` or ``draining``: what a new call would find."""
         if self.draining:
             return "draining"
-        capacity = self._server.engine.capacity
-        return "full" if capacity is not None and self._expected >= capacity else "ready"
+        return "full" if self._full(self._expected) else "ready"
 
     @property
     def ready(self) -> bool:
@@ -63,15 +63,22 @@ class Admission:
         """Connections that were let in and are still there."""
         return len(self._visitors)
 
+    def _full(self, streams: int) -> bool:
+        capacity = self._server.engine.capacity
+        return capacity is not None and streams >= capacity
+
     @property
     def _expected(self) -> int:
-        """Streams of the calls that have a client, and one for each client that has no call yet. Those who were cut off
-        and may come back must find the door open; their streams are counted when calls begin."""
+        """Streams of all calls, and one for each client that has no call yet."""
         calls = set(self._server.sessions.values())
-        away = self._server.lines.away
-        lost = sum(len(line.call.session.streams) for line in away if line.call in calls)
-        attached = len(calls) - sum(line.call in calls for line in away)
-        return self._server.engine.streams - lost + max(0, len(self._visitors) - attached)
+        attached = len(calls) - sum(line.call in calls for line in self._server.lines.away)
+        return self._server.engine.streams + max(0, len(self._visitors) - attached)
+
+    @property
+    def _lost(self) -> int:
+        """Streams of the calls whose client was cut off."""
+        calls = set(self._server.sessions.values())
+        return sum(len(line.call.session.streams) for line in self._server.lines.away if line.call in calls)
 
     async def _until_gone(self, socket: ServerConnection) -> None:
         await socket.wait_closed()
