@@ -23,6 +23,9 @@ def diarize(options: argparse.Namespace) -> int:
 
 def listen(options: argparse.Namespace) -> int:
     """The microphone, live."""
+    if sys.stderr.isatty() and not options.quiet and not options.list_devices:
+        # Somebody waits: some seconds, and more where nothing was compiled before.
+        print(f"sedstream: loading {options.model}", file=sys.stderr, flush=True)
     from . import listen as microphone
 
     if options.list_devices:

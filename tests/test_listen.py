@@ -241,6 +241,7 @@ def test_on_a_terminal(short_clip: Path) -> None:
         with subprocess.Popen(command, env=env, stdin=inner, stdout=inner, stderr=inner, start_new_session=True) as it:
             os.close(inner)
             shown = read_until(outer, b"Ctrl-C ends", 60)
+            assert shown.startswith(b"sedstream: loading sedstream-base\r\n")
             room.play(short_clip)
             it.send_signal(signal.SIGINT)
             shown += read_until(outer, None, 30)
