@@ -116,6 +116,15 @@ def test_level_does_not_matter(model: Model, speech: NDArray[np.float32]) -> Non
         assert np.abs(np.exp(model(block * np.float32(gain), plan)[0]) - np.exp(here)).max() < 1e-2
 
 
+def test_a_constant_does_not_matter(model: Model, speech: NDArray[np.float32]) -> None:
+    """What a cheap sound card adds to all samples changes no label probability by more than rounding."""
+    plan = model.manifest.plan("live")
+    block = speech[30_000 : 30_000 + plan.window * HOP][None]
+    here = np.exp(model(block, plan)[0])
+    for constant in (-0.05, 0.1):
+        assert np.abs(np.exp(model(block + np.float32(constant), plan)[0]) - here).max() < 1e-2
+
+
 def test_silence_gives_finite_answers(model: Model) -> None:
     plan = model.manifest.plan("live")
     scores, affect, _ = model(np.zeros((1, plan.window * HOP), np.float32), plan)

@@ -158,7 +158,7 @@ def test_levels_do_not_depend_on_cuts(cuts: list[int]) -> None:
 
 
 def test_only_what_is_soft_is_lifted() -> None:
-    chunk = np.full((1, CONTEXT + CHUNK), 0.5, np.float32)
+    chunk = np.tile(np.float32([[0.5, -0.5]]), (CONTEXT + CHUNK) // 2)
     level = Level()
     assert np.array_equal(level(0 * chunk), 0 * chunk)
     assert level(0.002 * chunk).max() == pytest.approx(0.001 * SOFT / FIRST, rel=0.01)  # nothing else is known yet
@@ -171,6 +171,13 @@ def test_only_what_is_soft_is_lifted() -> None:
     for _ in range(round(40 / FADE / (CHUNK / 16000))):  # until 40 dB are forgotten
         faint = level(0.02 * chunk)
     assert faint.max() == pytest.approx(SOFT)
+
+
+def test_a_constant_is_not_heard(speech: NDArray[np.float32]) -> None:
+    """What a cheap sound card adds."""
+    chunks = chunks_of(speech)
+    expected, found = Level()(chunks), Level()(chunks + np.float32(0.1))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_soft_speech_is_heard(speech: NDArray[np.float32]) -> None:

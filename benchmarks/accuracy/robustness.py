@@ -23,6 +23,8 @@ from .tables import percent, table
 PEAK = 0.1
 """-20 dB: from here, 20 dB up is full scale, and 20 dB down the loudest sample is 328 of 32768."""
 LOSS = 0.1
+OFFSET = 0.02
+"""What a cheap sound card adds to each sample."""
 
 
 def telephone(samples: Array) -> Array:
@@ -51,6 +53,11 @@ def level(samples: Array, decibels: float) -> Array:
     return (np.clip(np.rint(gained * 32768), -32768, 32767) / 32768).astype(np.float32)
 
 
+def offset(samples: Array) -> Array:
+    """The loudest sample at PEAK, and OFFSET added."""
+    return level(samples, 0) + np.float32(OFFSET)
+
+
 def lossy(samples: Array, share: float, rng: np.random.Generator) -> Array:
     """Packets of 20 ms lost independently; zeros stand for them, as a session puts them there."""
     lost = np.repeat(rng.random(-(-len(samples) // HOP)) < share, HOP)[: len(samples)]
@@ -76,7 +83,13 @@ def lines(noises: Sequence[NDArray[np.int16]]) -> dict[str, Line]:
         name: partial(gain, decibels=float(db))
         for name, db in (("peak at -20 dB", 0), ("20 dB louder", 20), ("20 dB softer", -20))
     }
-    return {"G.711, 8 kHz": lambda case: telephone(case.samples()), **mixed, **levels, "10 % packet loss": lose}
+    return {
+        "G.711, 8 kHz": lambda case: telephone(case.samples()),
+        **mixed,
+        **levels,
+        "offset": lambda case: offset(case.samples()),
+        "10 % packet loss": lose,
+    }
 
 
 def seeded(case: Case) -> np.random.Generator:
@@ -109,8 +122,9 @@ def robustness(bench: Bench) -> str:
     return f"""Plan {bench.plan}; half of the files of the four patterns, the same ones in each row. Neutral false
 alarm: share of the neutral time that is called an emotion, mean over corpora. The noise is what training mixes in too
 (environment, noise, hold music): its voices are unheard, the noise is not. G.711: mu-law at the recording's own level.
-±20 dB are against recordings whose loudest sample is 20 dB under full scale, rounded to 16 bits. Lost packets are
-20 ms each, independent of each other, and zeros stand for them.
+±20 dB are against recordings whose loudest sample is 20 dB under full scale, rounded to 16 bits; the offset is a
+constant of 2 % of full scale added to these. Lost packets are 20 ms each, independent of each other, and zeros stand
+for them.
 
 {table(columns, rows)}"""
 

@@ -196,7 +196,7 @@ class CachedEncoder(nn.Module):
         # Frame t comes from the spectra centred at (2t - 2)·160 to (2t + 2)·160 samples, each 400 wide.
         first = BEFORE * HOP - 2 * STRIDE - FFT // 2
         last = BEHIND * HOP - FFT // 2
-        return self.log_mel.log_power(samples[:, first : samples.shape[1] - last], center=False)
+        return self.log_mel.log_power(samples[:, first : samples.shape[1] - last], center=False, steady=True)
 
     def _front(self, log: Tensor, loudest: Tensor) -> Tensor:
         x = self.log_mel.scale(log, loudest[:, None, None]).to(self.conv1.weight.dtype)

@@ -44,9 +44,14 @@ class LogMel(nn.Module):
         self.filters: Tensor
         self.taper: Tensor
 
-    def log_power(self, samples: Tensor, *, center: bool) -> Tensor:
-        """Samples float32 `[B, W]` -> log10 of the mel power `[B, mels, N]`; `center`: see `torch.stft`."""
+    def log_power(self, samples: Tensor, *, center: bool, steady: bool = False) -> Tensor:
+        """Samples float32 `[B, W]` -> log10 of the mel power `[B, mels, N]`; `center`: see `torch.stft`. `steady`: as
+        if no constant had been added to the samples."""
         spectrum = torch.stft(samples, FFT, STRIDE, window=self.taper, center=center, return_complex=True)
+        if steady:
+            # Hann's window spreads a constant c over three bins: N/2·c, and -N/4·c on both sides of it. The filters are
+            # 0 at 0 Hz.
+            spectrum[:, 1] += spectrum[:, 0] / 2
         power = torch.view_as_real(spectrum).square().sum(-1)
         return (self.filters @ power).clamp(min=1e-20).log10()
 

@@ -30,8 +30,9 @@ class Level:
         self._peak = FIRST
 
     def __call__(self, chunks: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next chunks f32 ``[n, CONTEXT + CHUNK]``, each times a gain of 1 to MOST, which follows from it and those
-        before it, however they are cut."""
+        """The next chunks f32 ``[n, CONTEXT + CHUNK]``, each less its mean (a cheap sound card adds a constant, which
+        Silero hears) and times a gain of 1 to MOST, which follows from it and those before it, however they are cut."""
+        chunks = chunks - chunks.mean(1, keepdims=True)
         fall = 10 ** (-FADE * CHUNK / RATE / 20)
         gains = np.empty((len(chunks), 1), np.float32)
         for n, peak in enumerate(np.abs(chunks[:, CONTEXT:]).max(1, initial=0).tolist()):
