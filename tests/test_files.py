@@ -183,7 +183,8 @@ def test_what_stands_behind_the_sound_is_not_heard(tmp_path: Path, speech: NDArr
     """Chunks of other things, and less than there is of sound; a file without sound is no unfinished one."""
     path = tmp_path / "a.wav"
     notes = b"LIST" + (100_000).to_bytes(4, "little") + bytes(100_000)
-    for sound, behind in [(speech[:3_000], notes), (speech[:3_000], b"TAG" + bytes(125))]:
+    odd = b"id3 " + (99_999).to_bytes(4, "little") + bytes(99_999)
+    for sound, behind in [(speech[:3_000], notes), (speech[:3_000], odd), (speech[:3_000], b"TAG" + bytes(125))]:
         soundfile.write(path, sound, 16_000)
         path.write_bytes(path.read_bytes() + behind)
         assert len(read(path)) == len(sound)

@@ -57,7 +57,7 @@ def sound(path: Path) -> Sound:
                 return Sound(told - before, there)
             # Behind the chunk there are others to the end, or the header is of the first moment and sound goes on.
             deque(chunks, 0)
-            if file.tell() == size or told - before > there // 2:
+            if 0 <= file.tell() - size < 8 or told - before > there // 2:  # the last one need not be filled up
                 return Sound(max(0, told - before), max(0, told - before))
             repair = (begin - 4, there.to_bytes(4, "little")) if head[:4] == b"RIFF" and there < 0xFFFFFF00 else None
             return Sound(0, there, repair)
@@ -103,7 +103,11 @@ def _chunks(file: BinaryIO, kind: bytes) -> Iterator[tuple[bytes, int, int]]:
         return
     place, letters, digits, order, multiple = CHUNKS[kind]
     file.seek(place)
-    while len(header := file.read(letters + digits)) == letters + digits and header[:4].decode("latin-1").isprintable():
+    while (
+        len(header := file.read(letters + digits)) == letters + digits
+        and header[:4].isascii()
+        and header[:4].decode().isprintable()
+    ):
         length = int.from_bytes(header[letters:], order)
         if kind == b"riff":  # of a W64 the header counts
             length = max(0, length - len(header))
