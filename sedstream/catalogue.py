@@ -67,7 +67,7 @@ def found(model: str | Path) -> Manifest:
     try:
         return find(model)
     except BadModel:
-        if not Path(model).is_dir():
+        if not os.path.isdir(model):
             raise
         from .zoo import find_any
 

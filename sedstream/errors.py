@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 
 class SedstreamError(Exception):
     """Any error that sedstream raises on purpose; the command line prints it as one line and exits with 2."""
@@ -28,6 +31,9 @@ class BadMessage(SedstreamError):
         super().__init__(message)
         self.code = code
         self.fatal = fatal
+
+    def __reduce__(self) -> tuple[Callable[..., BadMessage], tuple[str, str]]:
+        return partial(BadMessage, fatal=self.fatal), (self.code, str(self))
 
 
 class Unavailable(SedstreamError):

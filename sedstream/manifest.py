@@ -4,6 +4,7 @@ model."""
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -131,7 +132,7 @@ def find(model: str | Path) -> Manifest:
     names = {folder.name: folder for folder in installed()}
     if str(model) in names:
         return read(names[str(model)])
-    if (Path(model) / "manifest.toml").is_file():
+    if os.path.isfile(Path(model) / "manifest.toml"):  # False for names that no system takes, too
         return read(Path(model))
     raise BadModel(f"Bad model '{model}', expected one of {', '.join(names)} or a folder with a manifest.toml")
 

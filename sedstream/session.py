@@ -91,6 +91,8 @@ class Session:
     def write(self, samples: Array, lost: frozenset[int] = frozenset()) -> None:
         """Append ``[n]`` or ``[n, channels]`` f32 at the session's rate; the channels ``lost`` only stand for what
         never arrived. Never blocks: see ``queued``."""
+        if not len(samples):
+            return
         self._taken += len(samples)
         audio = _Audio(samples.reshape(len(samples), -1), self._clock(), lost)
         # Most packets complete no block: they wait here and wake nobody.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -50,6 +49,7 @@ FORMATS: dict[str, Callable[[Manifest], Mapping[str, Tensor]]] = {
 """How weights are read: tensors named ``encoder.*`` and ``head.*``."""
 SPEECHBRAIN = "wavlm-large-sed"
 """The model whose plans and decoder a SpeechBrain checkpoint gets that has no manifest."""
+LARGEST = float(np.finfo(np.float32).max)
 Array = NDArray[np.float32]
 Spread: TypeAlias = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to each of some things, in order of the things, wherever and whenever it likes."""
@@ -200,7 +200,7 @@ def find_any(model: str | Path) -> Manifest:
     if not isinstance(model, (str, os.PathLike)):
         raise BadInput(f"Bad model {model!r}, expected its name or folder")
     folder = Path(model)
-    if not (folder / speechbrain.FILES[0]).is_file() or (folder / "manifest.toml").exists():
+    if not os.path.isfile(folder / speechbrain.FILES[0]) or os.path.exists(folder / "manifest.toml"):
         return find(model)
     found = speechbrain.load(folder)
     files = tuple(File(path, digest(path)) for path in speechbrain.places(folder).files)
@@ -254,7 +254,7 @@ def _build(manifest: Manifest, table: str, module: type[nn.Module], arguments: M
             raise BadModel(
                 f"Bad key '{table}.{key}' in the manifest of {manifest.name!r}, expected one of {', '.join(known)}"
             )
-        kind = inspect.formatannotation(known[key].annotation).strip("'")
+        kind = inspect.formatannotation(known[key].annotation).strip("'").rpartition(".")[2]
         if not _fits(arguments[key], kind):
             raise BadModel(
                 f"Bad value {arguments[key]!r} of '{table}.{key}' in the manifest of {manifest.name!r}, expected {kind}"
@@ -271,7 +271,7 @@ def _fits(value: Any, kind: str) -> bool:
         case "int" | "bool" | "str":
             return type(value).__name__ == kind
         case "float":
-            return type(value) in (int, float) and math.isfinite(value)
+            return type(value) in (int, float) and abs(value) <= LARGEST
         case "Sequence[int]":
             return isinstance(value, list | tuple) and all(type(n) is int for n in value)
     return True

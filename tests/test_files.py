@@ -144,9 +144,11 @@ def test_truncated(name: str, tmp_path: Path, speech: NDArray[np.float32]) -> No
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "ULAW", "FLOAT"])
-@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU"])
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST"])
 def test_a_chunk_that_breaks_off(form: str, subtype: str, tmp_path: Path, speech: NDArray[np.float32]) -> None:
     path = tmp_path / "a.bin"
+    if not soundfile.check_format(form, subtype):
+        pytest.skip(f"{form} does not hold {subtype}")
     soundfile.write(path, speech, 16_000, format=form, subtype=subtype)
     assert len(read(path)) == len(speech)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -183,15 +185,42 @@ def test_what_stands_behind_the_sound_is_not_heard(tmp_path: Path, speech: NDArr
     """Chunks of other things, and less than there is of sound; a file without sound is no unfinished one."""
     path = tmp_path / "a.wav"
     notes = b"LIST" + (100_000).to_bytes(4, "little") + bytes(100_000)
-    odd = b"id3 " + (99_999).to_bytes(4, "little") + bytes(99_999)
-    for sound, behind in [(speech[:3_000], notes), (speech[:3_000], odd), (speech[:3_000], b"TAG" + bytes(125))]:
+    dice = np.random.default_rng(0)
+    others = [
+        notes,
+        notes[:50_000],
+        b"id3 " + (99_999).to_bytes(4, "little") + dice.bytes(99_999),
+        b"LIST" + (101).to_bytes(4, "little") + b"INFO" + dice.bytes(97) + b"id3 " + dice.bytes(90_000),
+        b"ID3\x04\0\0\0\x06\x0d\x20" + dice.bytes(100_000),
+        b"TAG" + bytes(125),
+        bytes(100_000),
+    ]
+    sound = speech[:3_000]
+    for behind in others:
         soundfile.write(path, sound, 16_000)
         path.write_bytes(path.read_bytes() + behind)
         assert len(read(path)) == len(sound)
+    soundfile.write(path, np.zeros(3001), 16_000, subtype="PCM_U8")  # an odd length that is not filled up
+    path.write_bytes(path.read_bytes()[: 44 + 3001] + notes)
+    assert len(read(path)) == 3001
     soundfile.write(path, speech[:0], 16_000)
     path.write_bytes(path.read_bytes() + notes)
     with pytest.raises(BadInput, match="expected at least one sample"):
         read(path)
+
+
+@pytest.mark.parametrize("told", [1 << 30, 0x7FFFFF00, 0xFFFFFFFF])
+def test_a_wav_that_is_longer_than_a_wav_can_be(told: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(1000, 0.1), 16_000)
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.write(told.to_bytes(4, "little"))
+        file.seek(44 + (1 << 30))
+        file.write(b"\1\2" * 50)
+        file.truncate(44 + (5 << 30))
+    with pytest.raises(BadInput, match="expected at most 4 GiB"):
+        open_recording(path)
 
 
 def test_a_length_that_was_never_written(tmp_path: Path) -> None:

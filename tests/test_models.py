@@ -132,7 +132,7 @@ def test_silence_gives_finite_answers(model: Model) -> None:
     assert np.isfinite(affect).all()
 
 
-@pytest.mark.parametrize("name", ["nobody", "", "../sedstream-base", "/"])
+@pytest.mark.parametrize("name", ["nobody", "", "../sedstream-base", "/", "a" * 300, "a\0"])
 def test_unknown_model(name: str) -> None:
     with pytest.raises(BadModel, match="expected one of .*sedstream-base"):
         find(name)

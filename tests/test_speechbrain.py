@@ -162,6 +162,8 @@ def test_settings_run_nothing(spoilt: Path) -> None:
         ("    output_norm: True", "    output_norm: True\n    output_all_hiddens: True", "Bad output_all_hiddens"),
         ("wav2vec2: !new", "wav2vec3: !new", "Bad hyperparameter 'wav2vec2', expected a module"),
         ("stride: 1", "stride: [1", "expected readable YAML"),
+        ("stride: 1", "stride: 2020-13-45", "expected readable YAML"),
+        ("stride: 1", "stride: !!timestamp x", "expected readable YAML"),
         ("stride: 1", "stride: !ref <stride>", "Bad hyperparameter stride '<stride>', expected 1"),
     ],
 )
@@ -213,6 +215,9 @@ def test_the_folder_of_a_training(checkpoint: Path, tmp_path: Path) -> None:
     best = saver.find_checkpoint(min_key="error_rate")
     assert best is not None
     assert best.path.name == "CKPT+best"
+    for number, rate in enumerate((".nan", "1" + 400 * "0")):
+        broken = shutil.copytree(save / "CKPT+worse", save / f"CKPT+{number}")
+        (broken / "CKPT.yaml").write_text(f"error_rate: {rate}\nunixtime: 1\n")
     assert torch.equal(found.tensors["head.emotion.weight"], expected["best"])
     assert load(tmp_path).manifest.labels == ("neutral", "sad", "happy", "angry")
     assert catalogue.card(str(tmp_path)).startswith(f"{tmp_path.name} -  windowed speechbrain, unknown, ")
@@ -237,6 +242,7 @@ def test_labels(spoilt: Path) -> None:
         "'a' => 0\n'b' => x\n",
         "'a' => 0\n'a' => 1\n",
         "3 => 0\n4 => 1\n",
+        "'n' => 0\n'neutral' => 1\n'a' => 2\n",
     ):
         path.write_text(text)
         with pytest.raises(BadModel, match="Bad label encoder"):

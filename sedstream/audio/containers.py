@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from io import RawIOBase
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -23,6 +24,12 @@ CHUNKS: Mapping[bytes, tuple[int, int, int, Literal["little", "big"], int]] = {
 }  # fmt: skip
 """WAV, long and big-endian WAV, AIFF, W64: where the first chunk begins, bytes of a chunk's name and of its size, their
 order, and what a chunk is filled up to a multiple of."""
+BEHIND = (b"LIST", b"id3 ", b"ID3", b"TAG", b"APETAGEX", b"bext", b"iXML", b"_PMX", b"cue ", b"smpl", b"inst", b"fact",
+          b"JUNK", b"junk", b"PAD ", b"acid", b"afsp", b"DISP", b"plst", b"PEAK", b"levl")  # fmt: skip
+"""What begins that stands behind the sound of a WAV and is none."""
+NIST = b"NIST_1A\n"
+MOST = 0xFFFFFF00
+"""Bytes of sound that a WAV can tell; all bits and little less are told by who does not know."""
 START = 65_536
 """Bytes behind an ID3 tag within which the first frame of an MP3 begins."""
 
@@ -41,6 +48,8 @@ def sound(path: Path) -> Sound:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(24)
+        if head.startswith(NIST):
+            return _sphere(file, size)
         if head[:4] == b".snd":  # AU has one header
             return Sound(_promise(int.from_bytes(head[8:12], "big")), max(0, size - int.from_bytes(head[4:8], "big")))
         long = 0
@@ -48,18 +57,20 @@ def sound(path: Path) -> Sound:
         for name, begin, length in chunks:
             if name == b"ds64":
                 long = int.from_bytes(file.read(16)[8:], "little")
-            if name[:4] not in (b"data", b"SSND"):
+            if name[:4] not in (b"data", b"SSND", b"BODY"):
                 continue
             before = 8 if name == b"SSND" else 0  # where the sound begins in its chunk
             told = _promise(long if long and length == 0xFFFFFFFF else length)
             there = max(0, size - begin - before)
             if told >= there:
                 return Sound(told - before, there)
-            # Behind the chunk there are others to the end, or the header is of the first moment and sound goes on.
+            # Behind the chunk there is something else, or the header is of the first moment and sound goes on.
+            if told and (told - before > there // 2 or _is_other(file, begin + told)):
+                return Sound(told - before, told - before)
             deque(chunks, 0)
-            if 0 <= file.tell() - size < 8 or told - before > there // 2:  # the last one need not be filled up
+            if 0 <= file.tell() - size < 8:  # chunks to the end, of which the last one need not be filled up
                 return Sound(max(0, told - before), max(0, told - before))
-            repair = (begin - 4, there.to_bytes(4, "little")) if head[:4] == b"RIFF" and there < 0xFFFFFF00 else None
+            repair = (begin - 4, there.to_bytes(4, "little")) if head[:4] == b"RIFF" and there < MOST else None
             return Sound(0, there, repair)
     return Sound(0, 0)
 
@@ -116,10 +127,39 @@ def _chunks(file: BinaryIO, kind: bytes) -> Iterator[tuple[bytes, int, int]]:
         file.seek(begin + -(-length // multiple) * multiple)
 
 
+def _is_other(file: BinaryIO, place: int) -> bool:
+    """Whether no sound goes on at a place: something begins there that is known, or all is 0 to the end."""
+    if _begins(file, place) or _begins(file, place + 1):  # a chunk of odd length should be filled up, and is not always
+        return True
+    file.seek(place)
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            return False
+    return True
+
+
+def _begins(file: BinaryIO, place: int) -> bool:
+    file.seek(place)
+    return file.read(8).startswith(BEHIND)
+
+
+def _sphere(file: BinaryIO, size: int) -> Sound:
+    """That of NIST SPHERE, whose header is lines of name, type and value."""
+    file.seek(0)
+    try:
+        header = int(file.read(16).split()[1])
+        rows = [line.split() for line in file.read(header - 16).splitlines()]
+        told = {row[0]: row[2] for row in rows if len(row) == 3}
+        length = prod(int(told[name]) for name in (b"sample_count", b"channel_count", b"sample_n_bytes"))
+    except (ValueError, IndexError, KeyError):
+        return Sound(0, 0)
+    return Sound(length, max(0, size - header))
+
+
 def _promise(length: int) -> int:
     """What a header says of the length; 0 for what a writer leaves that could not seek back: all bits (ffmpeg), or
     about half of what 32 bits can say (SoX, arecord)."""
-    return 0 if 0x7F000000 <= length <= 0x80000000 or length % (1 << 32) >= 0xFFFFFF00 else length
+    return 0 if 0x7F000000 <= length <= 0x80000000 or length % (1 << 32) >= MOST else length
 
 
 def lengths(path: Path) -> tuple[bool, bool]:

@@ -69,7 +69,7 @@ class Recording:
                 file = stack.enter_context(soundfile.SoundFile(place))
                 while len(block := file.read(BLOCK_SECONDS * self.rate, dtype="float32", always_2d=True)):
                     yield block
-        except soundfile.LibsndfileError as error:
+        except (soundfile.LibsndfileError, OSError) as error:
             raise BadInput(f"Bad audio '{self.path}', expected a readable recording: {_reason(error)}") from error
 
     def _ffmpeg_blocks(self) -> Iterator[Samples]:
@@ -145,6 +145,8 @@ def _doubt(path: Path, form: str, frames: int, sound: containers.Sound) -> str:
     """Why libsndfile would not read all of a file that it can read; empty: it will."""
     if sound.there and not sound.told and not frames:
         raise BadInput(f"Bad audio '{path}', expected its length in its header, which whoever wrote it did not finish")
+    if form in ("WAV", "WAVEX") and sound.there > containers.MOST and sound.told < sound.there and not sound.repair:
+        raise BadInput(f"Bad audio '{path}', expected at most 4 GiB, which is all that a WAV can tell, or RF64")
     told, chained, broken = True, False, False
     if form == "MP3":
         told, chained = containers.lengths(path)

@@ -73,7 +73,7 @@ def as_floats(samples: ArrayLike) -> Samples:
     """
     try:
         array = np.asarray(samples)
-    except (TypeError, ValueError) as error:  # rows of different lengths, say
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of different lengths, say, or a tensor with gradients
         raise BadInput(f"Bad samples, expected an array of floats or int16: {error}") from error
     if array.dtype.kind == "i" and array.dtype.itemsize == 2:
         return array.astype(np.float32) / np.float32(32768)

@@ -10,9 +10,10 @@ the pretrained model wants it; the last hidden state; that normalised over frame
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ def places(folder: Path) -> Places:
         BadModel: no epoch was saved.
     """
     save = folder / "save"
-    if (folder / FILES[2]).exists() or not save.is_dir():
+    if os.path.exists(folder / FILES[2]) or not os.path.isdir(save):
         settings, labels, matrix, encoder = (folder / name for name in FILES)
         return Places((settings, labels, matrix, encoder), folder)
     best = min((path for path in save.glob(SAVED) if (path / FILES[2]).is_file()), key=_rank, default=None)
@@ -115,7 +116,7 @@ def hyperparameters(path: Path) -> dict[str, Any]:
     """
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), _Plain)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BadModel(f"Bad hyperparameters '{path}', expected readable YAML: {reason}") from error
     if not isinstance(settings, dict):
@@ -140,8 +141,9 @@ def label_encoder(path: Path) -> tuple[str, ...]:
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise BadModel(f"Bad label encoder '{path}', expected lines \"'label' => number\": {error}") from error
     labels = tuple(found[number] for number in sorted(found))
-    if sorted(found) != list(range(len(found))) or not all(isinstance(x, str) for x in labels) or len(set(labels)) < 2:
-        raise BadModel(f"Bad label encoder '{path}', expected two or more labels, numbered from 0")
+    words = len(set(labels)) == len(labels) >= 2 and all(isinstance(label, str) for label in labels)
+    if not words or sorted(found) != list(range(len(found))):
+        raise BadModel(f"Bad label encoder '{path}', expected two or more different labels, numbered from 0")
     return labels
 
 
@@ -149,9 +151,10 @@ def _rank(epoch: Path) -> tuple[float, float]:
     """Least for the best epoch: its error rate, and its age. What was saved within an epoch has no error rate."""
     try:
         told = yaml.safe_load((epoch / "CKPT.yaml").read_text(encoding="utf-8"))
-        return float(told.get("error_rate", inf)), -float(told.get("unixtime", 0))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        rate, time = float(told.get("error_rate", inf)), float(told.get("unixtime", 0))
+    except (OSError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return inf, inf
+    return (inf, inf) if isnan(rate) or isnan(time) else (rate, -time)
 
 
 class _Plain(yaml.SafeLoader):  # type: ignore[misc]
