@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = verbs.add_parser("demo", help="diarize the recordings that come with sedstream")
     _add_model(demo, plan="live")
-    _add_output(demo)
+    _add_output(demo, "table or jsonl")
     demo.set_defaults(run=commands.demo)
 
     train = verbs.add_parser("train", help="fine-tune a model on your recordings, or train the default one")

@@ -110,7 +110,13 @@ class AnswerFolder:
             lines = path.read_bytes().split(b"\n") if path.exists() else []
             # A line that a kill cut short has no line break behind it, and what follows must not be glued to it.
             entries = [json.loads(line) for line in lines[:-1] if line]
-            journal = {entry["file"]: {key: entry[key] for key in ENTRY} for entry in entries}
+            # A recording's last line counts, and of two whose answers would have one name, the later one's.
+            owners = {_bare(entry["name"]): entry["file"] for entry in entries}
+            journal = {
+                entry["file"]: {key: entry[key] for key in ENTRY}
+                for entry in entries
+                if owners[_bare(entry["name"])] == entry["file"]
+            }
             if lines and lines[-1]:
                 write_whole(path, b"".join(line + b"\n" for line in lines[:-1]))
         except OSError as error:
@@ -119,7 +125,7 @@ class AnswerFolder:
             raise BadInput(
                 f"Bad journal '{path}', expected the lines of an earlier run; without it all is done anew: {error!r}"
             ) from error
-        return journal
+        return {file: entry for file, entry in journal.items() if entry["formats"]}
 
     def run(self, report: Callable[[Totals], None]) -> Totals:
         """Answer what is missing or changed; ``report`` is told after each recording. The folder is complete
@@ -191,12 +197,16 @@ class AnswerFolder:
             self._remove(owner, relative)
 
     def _remove(self, file: str, relative: Path) -> None:
+        """Remove the answers of a recording. First the journal says so: whoever is killed behind that line does it
+        again, and others' answers of the same name are never taken for its own."""
+        entry = self._journal[file]
         try:
-            for name in self._journal[file]["formats"]:
+            with (self._out / JOURNAL).open("ab") as journal:
+                journal.write(_line(entry | {"formats": []}))
+            for name in entry["formats"]:
                 self._output(relative, name).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self._out, error) from error
-        # Not before: without its outputs a recording is done again, whatever the journal says.
         del self._journal[file]
 
     def _outputs(self, relative: Path, answer: Diarization) -> dict[Path, bytes]:

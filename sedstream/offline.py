@@ -218,8 +218,11 @@ def check(
         return
     most = 2 if channels == "split" else 1
     names = [roles] if isinstance(roles, str) else list(roles)
-    if not 1 <= len(names) <= most or not all(isinstance(name, str) for name in names):
-        raise BadInput(f"Bad roles {','.join(map(str, names))!r}, expected one name for each channel, {most} at most")
+    told = all(isinstance(name, str) and name.strip() for name in names)
+    if not told or not 1 <= len(names) <= most or len(set(names)) < len(names):
+        raise BadInput(
+            f"Bad roles {','.join(map(str, names))!r}, expected another name for each channel, {most} at most"
+        )
 
 
 class Run:

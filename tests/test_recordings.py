@@ -601,6 +601,27 @@ def test_one_name_is_one_recordings(calls: Path, tmp_path: Path, model: Model) -
     assert len(pd.read_csv(out / "summary.csv")) == 1
 
 
+def test_one_name_is_one_recordings_after_an_interruption(calls: Path, tmp_path: Path, model: Model) -> None:
+    """What was begun and not ended leaves no answer that others would take for theirs."""
+    out = tmp_path / "answers"
+    settings = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+
+    def stop(totals: Totals) -> None:
+        if totals.done:
+            raise KeyboardInterrupt
+
+    answer(calls / "a.wav", out, model)
+    expected = (out / "a.jsonl").read_bytes()
+    others = find_recordings([str(calls / "north" / "a.wav")])
+    for change in (settings, settings | {"plan": "live"}):
+        with pytest.raises(KeyboardInterrupt):
+            AnswerFolder(out, others, ["jsonl"], model, **change).run(stop)
+        assert (out / "a.jsonl").read_bytes() != expected
+        assert answer(calls / "a.wav", out, model).done == 1
+        assert (out / "a.jsonl").read_bytes() == expected
+        assert len(pd.read_csv(out / "summary.csv")) == 1
+
+
 def test_two_runs_into_one_folder(calls: Path, tmp_path: Path, model: Model) -> None:
     out = tmp_path / "answers"
 

@@ -112,7 +112,7 @@ EXPECTED = {"call.one": [(0.02, 1.5, "happy"), (1.0, 2.0, "angry")]}
         ),
         (
             "x.csv",
-            "# written by hand\n\ufefffile,start,end,emotion\n"
+            "# written by hand\n\n# twice\n\ufefffile,start,end,emotion\n"
             "calls/call.one.wav,0 days 00:00:00.020000,0 days 00:00:01.5,joy\n\ncalls/call.one.wav,1,2,a\n",
         ),
         ("x.csv", '"start","end","emotion",file\r\n.02,1.5,h,call.one.flac\r\n1,2,ang,call.one.flac\r\n'),

@@ -114,7 +114,7 @@ def _row(diarization: Diarization, track: Track) -> Row:
     row |= _course("arousal", [(segment.arousal_mean, segment.end - segment.start) for segment in segments], track)
     row |= _course("valence", [(segment.valence_mean, segment.end - segment.start) for segment in segments], track)
     row |= {
-        "longest_angry": seconds(anger[1] - anger[0]) if anger else 0.0,
+        "longest_angry": seconds(anger[1] - anger[0]) if anger else 0.0 if ANGRY in diarization.labels else None,
         "longest_angry_start": seconds(anger[0]) if anger else None,
         "longest_angry_end": seconds(anger[1]) if anger else None,
         "changes": changes(segments),

@@ -76,7 +76,7 @@ def _files(source: Path) -> list[Path]:
         inside += [Path(place, name) for name in names if not name.startswith(".")]
     inside.sort()
     for suffix in READERS:
-        found = [p for p in inside if p.suffix.lower() == suffix and p.name not in ACCOUNTS]
+        found = [p for p in inside if p.suffix.lower() == suffix and (p.parent != source or p.name not in ACCOUNTS)]
         if found:
             return found
     raise BadInput(f"Bad folder '{source}', expected at least one file of {', '.join(READERS)} in it")

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterable
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -65,8 +66,10 @@ def rttm(file: Path, text: str, sheet: Sheet) -> None:
 
 
 def table(file: Path, text: str, sheet: Sheet) -> None:
-    """CSV with a header; lines that begin with ``#`` are comments. Times in seconds, or as audformat writes them."""
-    numbered = [(n, line) for n, line in enumerate(text.split("\n"), 1) if not line.startswith("#")]
+    """CSV with a header; lines before it that begin with ``#`` are comments (of a row it may be the recording's name).
+    Times in seconds, or as audformat writes them."""
+    numbered = list(enumerate(text.split("\n"), 1))
+    numbered = list(dropwhile(lambda row: row[1].startswith("#") or not row[1].strip(), numbered))
     reader = csv.reader((f"{line}\n" for _, line in numbered), strict=True)
     header: list[str] = []
     rows = 0
