@@ -34,12 +34,21 @@ class Lane:
     earliest: float = -inf
     """It may not be answered before."""
     _arrivals: deque[tuple[int, float]] = field(default_factory=deque)  # (samples, when all of them were there)
+    _there: int = 0  # samples that have arrived
+    _lost: deque[tuple[int, int]] = field(default_factory=deque)  # first and last (exclusive) of what only stands there
+    _ahead: float = 0.0  # by how much that has put off the next deadline
     _ending: bool = False
 
-    def arrived(self, samples: int, now: float) -> None:
-        """The stream's first ``samples`` samples were there at ``now``."""
-        if not self._arrivals or samples > self._arrivals[-1][0]:
-            self._arrivals.append((samples, now))
+    def arrived(self, samples: int, now: float, lost: bool = False) -> None:
+        """The stream's first ``samples`` samples were there at ``now``; ``lost``: the newest only stand for others."""
+        if samples <= self._there:
+            return
+        if lost:
+            joined = self._lost and self._lost[-1][1] == self._there
+            first = self._lost.pop()[0] if joined else self._there
+            self._lost.append((first, samples))
+        self._there = samples
+        self._arrivals.append((samples, now))
 
     def ends(self, now: float) -> None:
         """A flush or the close: blocks are ready that lack samples."""
@@ -68,7 +77,15 @@ class Lane:
         while len(self._arrivals) > 1 and self._arrivals[0][0] < end:
             self._arrivals.popleft()
         self.came = self._arrivals[0][1] if self._arrivals else -inf
-        self.due = max(self.came, self.due + seconds(self.stream.plan.step) / CATCH_UP)
+        pace = seconds(self.stream.plan.step) / CATCH_UP
+        while self._lost and self._lost[0][1] < end:
+            self._lost.popleft()
+        if self._lost and self._lost[0][0] <= end - self.stream.plan.step * HOP:
+            self._ahead += pace  # nobody has spoken faster: who goes on after a hold is not late for it
+        else:
+            self.due -= self._ahead
+            self._ahead = 0.0
+        self.due = max(self.came, self.due + pace)
 
     @property
     def _first(self) -> int:

@@ -296,7 +296,8 @@ class Stream:
         same = True  # so far: an update replaces everything from its start on, so all that follow are sent again
         for place, segment in enumerate(segments):
             old = self._shown[place] if place < len(self._shown) else None
-            same = same and old is not None and _extent(old) == _extent(segment)
+            extents = [(one.start, one.end, one.label) for one in (old, segment) if one is not None]
+            same = same and len(extents) == 2 and extents[0] == extents[1]
             if not same:
                 number = self._segments + place
                 self._events.append(Update(number, self._revise(number), segment, self._at))
@@ -318,9 +319,13 @@ class Stream:
         self._events.append(Flushed(limit, limit * HOP))
         self._begin(limit)
 
+    @property
+    def totals(self) -> End:
+        """What ``End`` says, so far."""
+        return End(frames_of(self._written), self._speech_frames, self._segments, self._lost, self._written)
+
     def _finish(self) -> None:
-        frames = frames_of(self._written)
-        self._events.append(End(frames, self._speech_frames, self._segments, self._lost, self._written))
+        self._events.append(self.totals)
         self._parts.clear()
         self._buffer = np.empty(0, np.float32)
         self.done = True
@@ -333,7 +338,3 @@ class Stream:
             else:
                 self._events.append(Flushed(self._origin, self._origin * HOP))
                 self._limits.popleft()
-
-
-def _extent(segment: Segment) -> tuple[int, int, str]:
-    return segment.start, segment.end, segment.label

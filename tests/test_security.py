@@ -22,7 +22,7 @@ from sedstream.audio import pcm
 from sedstream.commands import row_of
 from sedstream.errors import BadInput, BadMessage, Unavailable
 from sedstream.serving import guarded, tokens
-from sedstream.serving.call import choose_channels
+from sedstream.serving.choices import choose_channels
 from sedstream.serving.client import Client
 from sedstream.serving.server import Server
 from sedstream.zoo import Model

@@ -19,7 +19,7 @@ from sedstream.audio import pcm
 from sedstream.audio.files import open_recording
 from sedstream.commands import row_of
 from sedstream.errors import BadInput, BadMessage, Unavailable
-from sedstream.serving.call import choose_plan
+from sedstream.serving.choices import choose_plan
 from sedstream.serving.client import Client, stream_recording
 from sedstream.serving.operation import drain
 from sedstream.serving.protocol import MAX_BINARY

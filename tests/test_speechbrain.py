@@ -22,7 +22,7 @@ from sedstream.events import End, Final, SpeechEnd, SpeechStart, to_wire
 from sedstream.exports.summary import rows
 from sedstream.grid import HOP, Plan
 from sedstream.loop import tick
-from sedstream.serving.call import choose_plan
+from sedstream.serving.choices import choose_plan
 from sedstream.short import ShortStream
 from sedstream.stream import Stream
 from sedstream.whole import WholeStream

@@ -26,6 +26,7 @@ class Admission:
         """No new calls: the server is going away."""
         self._server = server
         self._visitors: set[ServerConnection] = set()
+        self._undecided: set[object] = set()  # those that have no call yet
         self._leaving: set[asyncio.Task[None]] = set()
 
     def admit(self, socket: ServerConnection) -> Refusal | None:
@@ -33,10 +34,15 @@ class Admission:
         if refusal := self.refusal():
             return refusal
         self._visitors.add(socket)
+        self._undecided.add(socket)
         task = asyncio.create_task(self._until_gone(socket))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         return None
+
+    def began(self, socket: object) -> None:
+        """The call of a connection has begun, or goes on."""
+        self._undecided.discard(socket)
 
     def refusal(self) -> Refusal | None:
         """Why no call can be let in, if none can. Those who were cut off and may come back must find the door open:
@@ -70,16 +76,15 @@ class Admission:
     @property
     def _expected(self) -> int:
         """Streams of all calls, and one for each client that has no call yet."""
-        calls = set(self._server.sessions.values())
-        attached = len(calls) - sum(line.call in calls for line in self._server.lines.away)
-        return self._server.engine.streams + max(0, len(self._visitors) - attached)
+        return self._server.engine.streams + len(self._undecided)
 
     @property
     def _lost(self) -> int:
         """Streams of the calls whose client was cut off."""
-        calls = set(self._server.sessions.values())
-        return sum(len(line.call.session.streams) for line in self._server.lines.away if line.call in calls)
+        away = [line.call for line in self._server.lines.away] + self._server.legs.away
+        return sum(len(call.session.streams) for call in self._server.sessions.values() if call in away)
 
     async def _until_gone(self, socket: ServerConnection) -> None:
         await socket.wait_closed()
         self._visitors.discard(socket)
+        self._undecided.discard(socket)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import Delivery, Session
-from ..errors import BadInput, BadModel, Unavailable
+from ..errors import BadModel, Unavailable
 from ..events import End, Event, Flushed, Gap, to_wire
 from ..grid import RATE, seconds
-from ..manifest import Manifest
 from . import protocol
 from .alerts import Alert, Alerts
+from .choices import choose_channels, choose_plan
 from .operation import SHUTDOWN
 from .protocol import BROKE_PROTOCOL, DONE, FAILED, LEFT
 from .requests import OPTIONAL, Audio, Close, Continue, Discarded, Finalize, Pause, Start, Update, check_alerts
@@ -30,8 +30,6 @@ MAX_QUEUED = 4.0
 """Seconds of unanswered audio past which a client is not read until the engine has caught up (back-pressure)."""
 FLOW_SECONDS = 2.0
 """How often a session is told its queue, or after how much audio when that comes sooner."""
-AGENT = "agent"
-"""The role of a channel that is analysed only where the operator allows it."""
 MAX_GAP = 30 * RATE
 """Samples after which a loss that goes on is told."""
 
@@ -134,20 +132,20 @@ class Call:
             self._reason = reason
             self.session.close()
 
-    def abort(self) -> None:
-        """Forget the call at once."""
+    def abort(self, code: int = LEFT) -> None:
+        """Forget the call at once; its client was told ``code``."""
         self.session.abort()
         self._server.sessions.pop(self.session, None)
         if self.code is None:
-            for channel, alert in self._alerts.change(()):
-                self._alarm(channel, alert)
+            self._end_alerts()
             self._server.hub.publish(self._end("aborted"))
-            self._over(LEFT)
+            self._over(code)
 
     def give_up(self, code: int) -> None:
         """Forget the call at once: its client is closed with ``code``."""
         if self.code is None:
             self.code = code  # first: nothing more is said to it
+            self._end_alerts()
             self._tell_over(code)
             self._server.hub.publish(self._end("aborted"))
         self.abort()
@@ -168,6 +166,8 @@ class Call:
             channel = self._channels[number]
             if isinstance(event, Flushed):  # everything before it is told before it
                 self._judge(channel, block.pop(channel, []))
+                if gap := self._gaps.pop(channel, None):
+                    self._tell(channel, to_wire(gap, ()))
             block.setdefault(channel, []).append(event)
             if isinstance(event, End):
                 self._ends.append(event)
@@ -182,6 +182,7 @@ class Call:
                 self._tell(channel, to_wire(self._gaps.pop(channel), ()))
         self._flow()
         if delivery.error is not None:
+            self._end_alerts()
             self._send(protocol.error(delivery.error.code, str(delivery.error)))
             self._server.hub.publish(self._end("failed"))
             self._over(FAILED if isinstance(delivery.error, Unavailable) else BROKE_PROTOCOL)
@@ -193,6 +194,10 @@ class Call:
     def _judge(self, channel: int, events: list[Event]) -> None:
         """Tell the alerts that follow from the events of a block."""
         for alert in self._alerts.hear(channel, events):
+            self._alarm(channel, alert)
+
+    def _end_alerts(self) -> None:
+        for channel, alert in self._alerts.change(()):
             self._alarm(channel, alert)
 
     async def _listen(self, samples: NDArray[np.float32], lost: frozenset[int]) -> None:
@@ -263,6 +268,8 @@ class Call:
             # Clients name their rules as they like; a metric must not grow with them.
             self._server.metrics.alerted(alert.rule.name if alert.rule in self._server.rules else "client")
         message = self._tell(channel, alert.fields())
+        if self.code is not None:  # the client is told nothing more, but others follow the call
+            self._server.hub.publish(message)
         if alert.rule in self._server.rules:  # what clients make up must neither be signed nor fill the queue
             for webhook in self._server.webhooks:
                 webhook.post(message)
@@ -275,8 +282,9 @@ class Call:
             self._send({"type": "flow", "queued": round(self.session.queued, 3), "received": self.received})
 
     def _end(self, reason: str) -> dict[str, Any]:
-        """``session.end`` over all channels: totals in seconds."""
-        totals = [to_wire(end, ()) for end in self._ends]
+        """``session.end`` over all channels: totals in seconds, so far where the call was broken off."""
+        ends = self._ends if len(self._ends) == len(self._channels) else [s.totals for s in self.session.streams]
+        totals = [to_wire(end, ()) for end in ends]
         summed = {key: round(sum(t[key] for t in totals), 4) for key in ("speech", "segments", "lost")}
         longest = {key: max((t[key] for t in totals), default=0.0) for key in ("duration", "t_audio")}
         head = {"type": "session.end", "session": self.name, "reason": reason, "received": self.received}
@@ -306,29 +314,3 @@ class Call:
         if message["type"] not in OPTIONAL or message["type"] in self._events:
             self._say(message)
         return message
-
-
-def choose_channels(roles: Sequence[str | None], allow_agent: bool) -> list[int]:
-    """The channels that may be analysed. Raises ``BadInput`` when there is none."""
-    # By its letters alone: 'Agent ' and '(agent)' are no other role, nor is one with a mark that nobody sees.
-    bare = ["".join(filter(str.isalnum, role or "")).lower() for role in roles]
-    channels = [n for n, role in enumerate(bare) if allow_agent or role != AGENT]
-    if not channels:
-        raise BadInput("Bad role 'agent', expected a customer: this server does not analyse agents (--allow-agent)")
-    return channels
-
-
-def choose_plan(manifest: Manifest, latency: float | str | None) -> str:
-    """A plan by name, or the slowest (most accurate) one within ``latency`` seconds. Raises ``BadInput`` when
-    there is none."""
-    if latency is None:
-        return "live"
-    if isinstance(latency, str):
-        if manifest.plan(latency).whole:
-            raise BadInput(f"Bad latency {latency!r}, expected a plan for live audio: it answers at the end")
-        return latency
-    fitting = [name for name, plan in manifest.plans.items() if plan.latency <= latency]
-    if not fitting:
-        least = min(plan.latency for plan in manifest.plans.values())
-        raise BadInput(f"Bad latency {latency}, expected {least} s or more")
-    return max(fitting, key=lambda name: manifest.plans[name].latency)

@@ -50,6 +50,7 @@ class Connection:
                     self._code = FAILED
             if self._code == FAILED:
                 await self._socket.close(FAILED, REASONS[FAILED])
+            self._line.code = self._told
             if self._code == DISPLACED:
                 await self._socket.close(DISPLACED, REASONS[DISPLACED])
             elif self._gone:
@@ -66,6 +67,14 @@ class Connection:
             self._socket.transport.abort()
         for task in self._tasks:
             task.cancel()
+
+    @property
+    def _told(self) -> int:
+        """The close code that the client was sent, if this end closed the connection."""
+        ending = self._socket.protocol
+        if self._code is not None:
+            return self._code
+        return LEFT if ending.close_sent is None or ending.close_rcvd_then_sent else ending.close_sent.code
 
     @property
     def _gone(self) -> bool:
@@ -111,6 +120,7 @@ class Connection:
             lines.make_room(self._visit)
             await asyncio.to_thread(Resampler, request.rate)  # for an odd rate its table takes a while, and is kept
             line.call = Call(self._server, request, line.say, line.name)
+            self._server.admission.began(self._socket)
             lines.add(line)
             line.say(lines.ready(line))
         elif isinstance(request, Resume):
@@ -119,6 +129,7 @@ class Connection:
             if line.cut is not None:
                 line.cut(DISPLACED)
             lines.attach(line, self.cut)
+            self._server.admission.began(self._socket)
             self._line = line
             old.news.set()  # the writer must look again where it reads
         else:

@@ -49,7 +49,11 @@ class Metrics:
             buckets=LATENCIES,
             registry=registry,
         )
-        self._lost = Counter("sedstream_lost_audio_seconds", "Audio that never arrived.", registry=registry)
+        self._lost = Counter(
+            "sedstream_lost_audio_seconds",
+            "Audio that was not heard, of each channel: lost, discarded, or sent during a pause.",
+            registry=registry,
+        )
         self._ended = Counter(
             "sedstream_calls_ended", "Calls that are over, by close code.", ["code"], registry=registry
         )

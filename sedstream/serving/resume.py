@@ -13,7 +13,7 @@ from ..errors import BadMessage
 from .access import Visit
 from .call import Call
 from .outbox import Letter, Outbox
-from .protocol import TOO_SLOW, ServerProtocol, error
+from .protocol import LEFT, TOO_SLOW, ServerProtocol, error
 
 
 class Line:
@@ -30,6 +30,8 @@ class Line:
         self.news = asyncio.Event()
         """There is something to send, or nothing more will come."""
         self.cut = cut
+        self.code = LEFT
+        """What its last client was told when the connection ended."""
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a message, or keep it for the next connection; a client that reads too slowly is given up."""
@@ -113,7 +115,7 @@ class Lines:
         if timer := self._waiting.pop(line.token, None):
             timer.cancel()
         if line.call is not None:
-            line.call.abort()
+            line.call.abort(line.code)
 
     def close(self) -> None:
         """Drop all."""

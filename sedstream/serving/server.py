@@ -199,8 +199,8 @@ class Server:
         self.lines.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.engine.__exit__)
-        for webhook in self.webhooks:
-            await loop.run_in_executor(None, webhook.__exit__)
+        # Side by side: each may take its time for what is still queued.
+        await asyncio.gather(*(loop.run_in_executor(None, webhook.__exit__) for webhook in self.webhooks))
 
     def _answer(self, socket: ServerConnection, request: Request) -> Response | None:
         """Refuse a request or answer a page; None lets the WebSocket handshake go on."""

@@ -15,6 +15,7 @@ One block a token; removing it revokes the token::
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import hmac
 import json
@@ -199,7 +200,15 @@ def add(
             if before:
                 block = ("\n" if before.endswith("\n") else "\n\n") + block
             parse(before + block)
-            stream.write(block.encode())  # in one piece: a server that reads now sees all of it or nothing
+            data = block.encode()
+            written = 0
+            try:
+                written = stream.write(data)  # in one piece: a server that reads now sees all of it or nothing
+            finally:
+                if written < len(data):  # the disk is full
+                    os.truncate(file, len(before.encode()))
+            if written < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"Bad token file '{path}', expected one that can be written: {error}") from error
     except BadInput as error:

@@ -32,6 +32,9 @@ class Hub:
         """Event loop: a message of a call, with its ``type`` and ``session``."""
         if message["type"] == "session.ready":
             self._going_on[message["session"]] = message
+        elif message["type"] == "session.updated" and message["session"] in self._going_on:
+            told = {key: message[key] for key in ("events", "alerts")}
+            self._going_on[message["session"]] = {**self._going_on[message["session"]], **told}
         elif message["type"] == "session.end":
             self._going_on.pop(message["session"], None)
         if self._watchers:

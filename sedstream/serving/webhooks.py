@@ -109,7 +109,7 @@ class Webhook:
             if 200 <= status < 300:
                 self.delivered += 1
                 return
-            if 400 <= status < 500 and status not in (408, 409, 425, 429):
+            if 300 <= status < 500 and status not in (408, 409, 425, 429):
                 self._drop(f"HTTP {status}")  # it would be refused again
                 return
             delay = random.uniform(0.5, 1.0) * min(MAX_DELAY, self._first_delay * 2**attempt)

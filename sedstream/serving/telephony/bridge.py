@@ -115,6 +115,7 @@ class Bridge:
             if self._let_in is not None and (refused := self._let_in(command.token)) is not None:
                 raise refused
             self._leg = self._legs.take(command, self._visit)
+            self._legs.began(self._socket)
             self._stream = command.stream
             self._leg.tell = self._tell
             self._dialect.begun(self._leg.position)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from .. import requests
 from ..access import Visit
-from ..call import Call, choose_channels
+from ..call import Call
+from ..choices import choose_channels
 from .aligned import Aligned, Together
 from .call import Begin
 
@@ -35,6 +36,11 @@ class Leg:
         self._over = asyncio.Event()
         roles = tuple(begin.roles[channel] for channel in analysed)
         self._call = Call(server, requests.Start("f32le", begin.rate, len(analysed), roles), self._say, name)
+
+    @property
+    def call(self) -> Call:
+        """The call itself."""
+        return self._call
 
     @property
     def over(self) -> bool:
@@ -98,6 +104,15 @@ class Legs:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._parked: dict[tuple[str, str], tuple[Leg, asyncio.TimerHandle]] = {}  # by owner and stream
+
+    @property
+    def away(self) -> list[Call]:
+        """The calls that wait for a connection."""
+        return [leg.call for leg, _ in self._parked.values()]
+
+    def began(self, socket: object) -> None:
+        """A connection has its call."""
+        self._server.admission.began(socket)
 
     def take(self, begin: Begin, visit: Visit | None) -> Leg:
         """The call that ``begin`` goes on from, if it still waits for a connection of the same token; otherwise a new
