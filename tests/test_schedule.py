@@ -44,6 +44,27 @@ def test_audio_ahead_of_its_time_is_due_as_if_spoken(manifest: Manifest) -> None
         assert Schedule(0.04).choose([file, call], 20.0) == [call]
 
 
+def test_a_hold_is_no_debt(manifest: Manifest) -> None:
+    """Zeros for a minute that never came are there at once: their blocks wait, and who speaks then is in time."""
+    found = lane(manifest, 1, 1.0)
+    stream, plan = found.stream, found.stream.plan
+    ahead = []
+    for blocks, came, lost in ((200, 2.0, True), (2, 3.0, False)):
+        stream.write(np.zeros(plan.step * blocks * HOP, np.float32), lost=lost)
+        found.arrived(stream.written, came, lost)
+    while True:
+        block = stream.pull()
+        assert block is not None
+        stream.hear(np.zeros(len(block.chunks), np.float32), block.state)
+        stream.push(None, None)
+        if not found.ready:
+            break
+        found.line_up()
+        ahead.append(found.due - found.came)
+    assert max(ahead[:-3]) > 30
+    assert max(ahead[-1:]) < 1
+
+
 def test_a_pause_is_no_credit(manifest: Manifest) -> None:
     """Who was silent for a minute is due when the audio came, neither before nor after."""
     found = lane(manifest, 1, 1.0)

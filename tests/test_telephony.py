@@ -368,6 +368,44 @@ def test_nobody_goes_on_with_the_call_of_another(model: Model, coded: bytes, tmp
     assert "discardTo" not in asyncio.run(run())["parameters"]
 
 
+def test_a_full_server_keeps_the_door_open_for_a_call_that_was_cut_off(model: Model, coded: bytes) -> None:
+    first = Genesys()
+
+    async def run() -> None:
+        async with serving(model, max_sessions=2) as (server, url):
+            async with connect(url + "/v1/audiohook") as socket:
+                await socket.send(first.open(offer()))
+                await socket.send(coded[:16_000])
+                first.hear(await socket.recv())
+                assert server.admission.state == "full"
+                with pytest.raises(InvalidStatus, match="503"):
+                    await connect(url + "/v1/stream")
+                socket.transport.abort()
+            await until(lambda: server.legs.away)
+            assert server.admission.state == "full"
+            async with connect(url + "/v1/audiohook") as socket:
+                pass
+
+    asyncio.run(run())
+
+
+def test_calls_without_a_websocket_take_places(model: Model) -> None:
+    async def run() -> None:
+        async with serving(model, max_sessions=2) as (server, url), Asterisk(server, "127.0.0.1", 0) as asterisk:
+            reader, writer = await asyncio.open_connection("127.0.0.1", asterisk.port)
+            writer.write(packet(0x01, bytes(range(16))) + packet(0x10, bytes(320)))
+            await until(lambda: server.sessions)
+            async with connect(url + "/v1/stream"):
+                assert server.admission.state == "full"
+                with pytest.raises(InvalidStatus, match="503"):
+                    await connect(url + "/v1/stream")
+            writer.write(packet(0x00))
+            assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(run())
+
+
 def test_an_asterisk_call_gives_the_segments_of_the_file(model: Model, sides: Array) -> None:
     data = pcm.encode(sides[:, 0], "s16le")
     answer = sedstream.diarize(pcm.decode(data, "s16le"), rate=8000, model=model, plan="live")

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import ssl
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,21 @@ def test_a_failed_add_changes_nothing(tmp_path: Path) -> None:
     assert path.read_text() == "[[token]]\n"
     with pytest.raises(BadInput, match="expected one that can be written"):
         tokens.add(tmp_path, "a")
+
+
+def test_a_full_disk_leaves_the_tokens_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    tokens.add(path, "a")
+    before = path.read_bytes()
+    for room in (0, 60):  # nothing is written, or a part
+        code = (
+            "import resource, sys; from sedstream.serving import tokens\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + room},) * 2)\n"
+            "tokens.add(sys.argv[1], 'b')"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+        assert "BadInput: Bad token file" in done.stderr
+        assert path.read_bytes() == before
 
 
 def test_a_broken_change_leaves_the_last_good_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,6 +30,10 @@ BETA = 9.0
 """Kaiser window shape: about 90 dB of stop-band attenuation."""
 
 
+SLICE = 1024
+"""Phases that are computed at a time: what it takes meanwhile is many times the table."""
+
+
 @compiled()
 def _filter(
     history: NDArray[np.float32], offset: int, first: int, up: int, down: int, table: NDArray[np.float32],
@@ -48,12 +52,15 @@ def _filter(
 
 @lru_cache(16)  # 16,000 phases of a rate like 47,999 Hz are 9 MB that calls should share, and take their time
 def _table(up: int, down: int, half: int, cutoff: float) -> NDArray[np.float32]:
-    # Tap k of a phase lies at distance (k - half + 1) - phase/up from the output, in input samples.
-    distance = np.arange(2 * half) - (half - 1) - np.arange(up)[:, None] / up
-    window = np.i0(BETA * np.sqrt(np.clip(1 - (distance / half) ** 2, 0, None))) / np.i0(BETA)
-    table = cutoff * np.sinc(cutoff * distance) * window
-    # Every phase passes a constant unchanged: no ripple at the phase rate.
-    rows: NDArray[np.float32] = (table / table.sum(axis=1, keepdims=True)).astype(np.float32)
+    rows = np.empty((up, 2 * half), np.float32)
+    for first in range(0, up, SLICE):
+        phase = np.arange(first, min(first + SLICE, up))[:, None] / up
+        # Tap k of a phase lies at distance (k - half + 1) - phase from the output, in input samples.
+        distance = np.arange(2 * half) - (half - 1) - phase
+        window = np.i0(BETA * np.sqrt(np.clip(1 - (distance / half) ** 2, 0, None))) / np.i0(BETA)
+        table = cutoff * np.sinc(cutoff * distance) * window
+        # Every phase passes a constant unchanged: no ripple at the phase rate.
+        rows[first : first + SLICE] = table / table.sum(axis=1, keepdims=True)
     return rows
 
 
