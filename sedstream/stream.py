@@ -235,16 +235,16 @@ class Stream:
         return end
 
     def _read(self, start: int, end: int, limit: int | None) -> Array:
-        """Samples [start, end) of this span; zeros before it, and behind its last frame once that is known."""
+        """Samples [start, end) of this span: its first before it, zeros behind its last frame once that is known."""
         if self._parts:
             self._buffer = np.concatenate([self._buffer, *self._parts])
             self._parts.clear()
-        out = np.zeros(end - start, np.float32)
         until = end if limit is None else min(end, limit * HOP)
         shift = self._origin * HOP - self._first
-        part = self._buffer[max(0, start) + shift : max(0, until) + shift]
-        out[max(0, -start) : max(0, -start) + len(part)] = part
-        return out
+        before = np.repeat(self._buffer[shift : shift + 1], max(0, -start))  # no step where it begins
+        known = np.concatenate([before, self._buffer[max(0, start) + shift : max(0, until) + shift]])
+        known.resize(end - start, refcheck=False)
+        return known
 
     def _drop(self) -> None:
         """Forget what no block will read again."""

@@ -43,6 +43,11 @@ def test_tones_pass_in_place_and_images_do_not(rate: int) -> None:
         assert np.abs(out[inside]).max() < 1e-3
 
 
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000])
+def test_a_constant_has_no_edges(rate: int) -> None:
+    np.testing.assert_allclose(whole(np.full(rate, 0.3, np.float32), rate), 0.3, atol=1e-6)
+
+
 def test_state_is_bounded() -> None:
     resampler = Resampler(44100)
     for _ in range(200):

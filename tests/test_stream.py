@@ -219,6 +219,25 @@ def test_flush_is_the_same_as_cutting_the_recording_there(data: Any, model: Mode
     assert events[-1].frames == frames_of(total)
 
 
+def test_a_constant_changes_nothing(model: Model, speech: Array) -> None:
+    """Neither where a session begins nor behind a flush."""
+    answers = []
+    for constant in (0.0, 0.05):
+        stream = Stream(model.manifest, keep_frames=True)
+        for first in range(8_000, 168_000, 32_000):
+            stream.write(0.1 * speech[first : first + 32_000] + np.float32(constant))
+            stream.flush()
+        stream.close()
+        while tick(model, [stream]):
+            pass
+        answers.append(stream.frames())
+    (probs, _, flags), (others, _, heard) = answers
+    assert flags.mean() > 0.5
+    assert (flags != heard).mean() < 0.01
+    both = flags & heard
+    assert (probs[both].argmax(1) != others[both].argmax(1)).mean() < 0.01
+
+
 def test_memory_is_bounded(model: Model, speech: Array) -> None:
     stream = Stream(model.manifest)
     sizes = []

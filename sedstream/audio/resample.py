@@ -78,7 +78,8 @@ class Resampler:
         self._table = np.empty((0, 0), np.float32)
         if not self._same:
             self._table = _table(self._up, self._down, self._half, ROLLOFF * scale)
-        # Input sample i stands at history[i - self._origin]; before the first sample there is silence.
+        # Input sample i stands at history[i - self._origin]; before the first sample stands the same, for no step to
+        # begin with.
         self._history = np.zeros(self._half - 1, np.float32)
         self._origin = 1 - self._half
         self._read = 0
@@ -88,6 +89,8 @@ class Resampler:
         """Samples ``[n]`` f32 in, all outputs that they complete ``[m]`` f32 out."""
         if self._same:
             return samples
+        if self._read == 0:
+            self._history[:] = samples[:1].sum()
         self._history = np.concatenate([self._history, samples])
         self._read += len(samples)
         # Output j needs inputs up to ⌊j·M/L⌋ + half.
@@ -95,10 +98,11 @@ class Resampler:
         return self._produce(ready)
 
     def flush(self) -> Samples:
-        """The outputs that waited for look-ahead, computed with silence behind the end: ⌈n·16000/rate⌉ in all."""
+        """The outputs that waited for look-ahead, with the last sample for what is behind the end: ⌈n·16000/rate⌉ in
+        all."""
         if self._same:
             return np.empty(0, np.float32)
-        self._history = np.concatenate([self._history, np.zeros(self._half, np.float32)])
+        self._history = np.append(self._history, np.repeat(self._history[-1:], self._half))
         return self._produce(-(-self._read * self._up // self._down))
 
     def _produce(self, ready: int) -> Samples:
