@@ -46,10 +46,10 @@ def run(options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def check(model: str | Path, run: bool = False) -> Manifest:
-    """Read the manifest of a model by name or path and compare its weights with their sha256; with ``run``, load it
+def check(model: str | Path | Manifest, run: bool = False) -> Manifest:
+    """The manifest of a model, by name or path, once its weights are compared with their sha256; with ``run``, load it
     too and let every plan answer once. Weights that can still be pulled may be missing. Raises ``BadModel``."""
-    manifest = found(model)
+    manifest = model if isinstance(model, Manifest) else found(model)
     if any(file.url for file in manifest.files) and not manifest.pulled:
         return manifest
     manifest.verify()
@@ -90,9 +90,10 @@ def lines(manifest: Manifest, done: str = "verified") -> Iterator[str]:
 
 def card(model: str) -> str:
     """The card of a model by name or path; of one that has none, what a list says. Raises ``BadModel``."""
-    path = found(model).folder / "CARD.md"
+    manifest = found(model)
+    path = manifest.folder / "CARD.md"
     if not path.exists():
-        return "\n".join(lines(check(model), "verified, without a card"))
+        return "\n".join(lines(check(manifest), "verified, without a card"))
     try:
         return path.read_text(encoding="utf-8").rstrip()
     except (OSError, UnicodeDecodeError) as error:

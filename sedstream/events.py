@@ -31,6 +31,11 @@ class Segment:
     arousal_peak: float | None
     valence_mean: float | None
 
+    @property
+    def extent(self) -> tuple[int, int, str]:
+        """What it is told to be, without the means, which change with each frame."""
+        return self.start, self.end, self.label
+
 
 @dataclass(frozen=True, slots=True)
 class SpeechStart:

@@ -181,14 +181,12 @@ class Session:
         for column, (stream, resampler) in enumerate(zip(self.streams, self._resamplers, strict=True)):
             one = samples[:, column].copy() if len(self.streams) > 1 and samples.shape[1] > 1 else mix(samples)
             stream.write(resampler.push(one), lost=column in packets[0].lost)
-        losing = [stream for column, stream in enumerate(self.streams) if column in packets[0].lost]
         self._heard += len(samples)
         behind = len(samples)
         for packet in packets:
             behind -= len(packet.samples)
-            for lane in self.lanes:
-                lost = lane.stream in losing
-                lane.arrived(lane.stream.written - -(-behind * RATE // self.rate), packet.at, lost)
+            for column, lane in enumerate(self.lanes):
+                lane.arrived(lane.stream.written - -(-behind * RATE // self.rate), packet.at, column in packet.lost)
 
     def settle(self) -> None:
         """How much of what was taken is answered, and how much makes another block."""

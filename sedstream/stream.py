@@ -296,8 +296,7 @@ class Stream:
         same = True  # so far: an update replaces everything from its start on, so all that follow are sent again
         for place, segment in enumerate(segments):
             old = self._shown[place] if place < len(self._shown) else None
-            extents = [(one.start, one.end, one.label) for one in (old, segment) if one is not None]
-            same = same and len(extents) == 2 and extents[0] == extents[1]
+            same = same and old is not None and old.extent == segment.extent
             if not same:
                 number = self._segments + place
                 self._events.append(Update(number, self._revise(number), segment, self._at))

@@ -203,7 +203,7 @@ def find_any(model: str | Path) -> Manifest:
     if not os.path.isfile(folder / speechbrain.FILES[0]) or os.path.exists(folder / "manifest.toml"):
         return find(model)
     found = speechbrain.load(folder)
-    files = tuple(File(path, digest(path)) for path in speechbrain.places(folder).files)
+    files = tuple(File(path, digest(path)) for path in found.files)
     return replace(
         find(SPEECHBRAIN),
         folder=folder,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput, Unavailable
-from . import containers
+from . import chunks, containers
 from .pcm import LOUDEST, Samples
 from .resample import MAX_RATE, MIN_RATE
 
@@ -65,7 +65,7 @@ class Recording:
             with ExitStack() as stack:
                 place: Any = os.fsencode(self.path)
                 if self.repair is not None:
-                    place = stack.enter_context(containers.Repaired(self.path, *self.repair))
+                    place = stack.enter_context(chunks.Repaired(self.path, *self.repair))
                 file = stack.enter_context(soundfile.SoundFile(place))
                 while len(block := file.read(BLOCK_SECONDS * self.rate, dtype="float32", always_2d=True)):
                     yield block
@@ -109,17 +109,15 @@ def open_recording(path: str | Path) -> Recording:
         if not path.is_file():  # to open a pipe is to wait for who writes to it
             raise BadInput(f"Bad file '{path}', expected a regular file, not a pipe or device")
         size = path.stat().st_size
-        with path.open("rb"):
-            pass
+        sound = chunks.sound(path)
     except OSError as error:
         raise BadInput(f"Bad file '{path}', expected a readable recording: {error.strerror}") from error
     if size == 0:
         raise BadInput(f"Bad audio '{path}', expected a recording, but the file is empty")
     try:
         info = soundfile.info(os.fsencode(path))  # bytes: a name need not be UTF-8
-        sound = containers.sound(path)
         if sound.repair is not None:
-            with containers.Repaired(path, *sound.repair) as file:
+            with chunks.Repaired(path, *sound.repair) as file:
                 info = soundfile.info(file)
         doubt = _doubt(path, info.format, info.frames, sound)
     except soundfile.LibsndfileError as error:
@@ -133,7 +131,7 @@ def open_recording(path: str | Path) -> Recording:
     return recording
 
 
-def _described(path: Path, info: Any, sound: containers.Sound) -> Recording:
+def _described(path: Path, info: Any, sound: chunks.Sound) -> Recording:
     frames = info.frames
     if sound.there < sound.told:  # libsndfile only tells what is there
         frames = -(-frames * sound.told // max(1, sound.there))
@@ -141,11 +139,11 @@ def _described(path: Path, info: Any, sound: containers.Sound) -> Recording:
     return Recording(path, info.samplerate, info.channels, frames, encoding, repair=sound.repair)
 
 
-def _doubt(path: Path, form: str, frames: int, sound: containers.Sound) -> str:
+def _doubt(path: Path, form: str, frames: int, sound: chunks.Sound) -> str:
     """Why libsndfile would not read all of a file that it can read; empty: it will."""
     if sound.there and not sound.told and not frames:
         raise BadInput(f"Bad audio '{path}', expected its length in its header, which whoever wrote it did not finish")
-    if form in ("WAV", "WAVEX") and sound.there > containers.MOST and sound.told < sound.there and not sound.repair:
+    if form in ("WAV", "WAVEX") and sound.there > chunks.MOST and sound.told < sound.there and not sound.repair:
         raise BadInput(f"Bad audio '{path}', expected at most 4 GiB, which is all that a WAV can tell, or RF64")
     told, chained, broken = True, False, False
     if form == "MP3":

@@ -28,8 +28,6 @@ ZEROS = 24
 ROLLOFF = 0.945
 BETA = 9.0
 """Kaiser window shape: about 90 dB of stop-band attenuation."""
-
-
 SLICE = 1024
 """Phases that are computed at a time: what it takes meanwhile is many times the table."""
 
@@ -89,8 +87,8 @@ class Resampler:
         """Samples ``[n]`` f32 in, all outputs that they complete ``[m]`` f32 out."""
         if self._same:
             return samples
-        if self._read == 0:
-            self._history[:] = samples[:1].sum()
+        if self._read == 0 and len(samples):
+            self._history[:] = samples[0]
         self._history = np.concatenate([self._history, samples])
         self._read += len(samples)
         # Output j needs inputs up to ⌊j·M/L⌋ + half.
@@ -102,7 +100,7 @@ class Resampler:
         all."""
         if self._same:
             return np.empty(0, np.float32)
-        self._history = np.append(self._history, np.repeat(self._history[-1:], self._half))
+        self._history = np.pad(self._history, (0, self._half), mode="edge")
         return self._produce(-(-self._read * self._up // self._down))
 
     def _produce(self, ready: int) -> Samples:

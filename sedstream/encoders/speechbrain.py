@@ -34,12 +34,13 @@ _REFERENCE = re.compile(r"<(\w+)>")
 
 class Checkpoint(NamedTuple):
     """What a folder says: labels in the order of the matrix's rows, arguments of `Wav2VecEncoder` and `LinearHead`,
-    tensors `encoder.*` and `head.*`."""
+    tensors `encoder.*` and `head.*`, and the files that were read."""
 
     labels: tuple[str, ...]
     encoder: dict[str, Any]
     head: dict[str, Any]
     tensors: dict[str, Tensor]
+    files: tuple[Path, ...]
 
 
 class Places(NamedTuple):
@@ -77,7 +78,8 @@ def load(folder: Path, labels: Sequence[str] | None = None) -> Checkpoint:
     Raises:
         BadModel: a file is missing or is not what it should be, or says what sedstream does not compute.
     """
-    (path, names, matrix_path, encoder_path), pretrained = places(folder)
+    files, pretrained = places(folder)
+    path, names, matrix_path, encoder_path = files
     settings = hyperparameters(path)
     _need(settings, "window_length", 1)
     _need(settings, "stride", 1)
@@ -104,7 +106,7 @@ def load(folder: Path, labels: Sequence[str] | None = None) -> Checkpoint:
     filled["head.emotion.weight"] = weight[rows].float()
     if bias is not None:
         filled["head.emotion.bias"] = bias[rows].float()
-    return Checkpoint(tuple(labels), encoder, {"features": encoder["width"], "bias": bias is not None}, filled)
+    return Checkpoint(tuple(labels), encoder, {"features": encoder["width"], "bias": bias is not None}, filled, files)
 
 
 def hyperparameters(path: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Admission:
     @property
     def _lost(self) -> int:
         """Streams of the calls whose client was cut off."""
-        away = [line.call for line in self._server.lines.away] + self._server.legs.away
+        away = {*(line.call for line in self._server.lines.away), *self._server.legs.away}
         return sum(len(call.session.streams) for call in self._server.sessions.values() if call in away)
 
     async def _until_gone(self, socket: ServerConnection) -> None:

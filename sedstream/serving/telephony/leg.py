@@ -35,12 +35,7 @@ class Leg:
         self._aligned = Aligned(len(analysed))
         self._over = asyncio.Event()
         roles = tuple(begin.roles[channel] for channel in analysed)
-        self._call = Call(server, requests.Start("f32le", begin.rate, len(analysed), roles), self._say, name)
-
-    @property
-    def call(self) -> Call:
-        """The call itself."""
-        return self._call
+        self.call = Call(server, requests.Start("f32le", begin.rate, len(analysed), roles), self._say, name)
 
     @property
     def over(self) -> bool:
@@ -50,7 +45,7 @@ class Leg:
     @property
     def position(self) -> int:
         """Samples that every channel has, lost ones too: from here on the platform sends again."""
-        return self._call.received
+        return self.call.received
 
     async def write(self, channel: int, samples: NDArray[np.float32]) -> None:
         """Samples ``[n]`` f32 of a channel. Waits while the engine is behind."""
@@ -65,7 +60,7 @@ class Leg:
     async def finish(self) -> None:
         """No more audio; waits until everything about the call was told."""
         await self._hear(self._aligned.end())
-        self._call.end("closed")
+        self.call.end("closed")
         await self._over.wait()
 
     def pause(self) -> None:
@@ -76,20 +71,20 @@ class Leg:
     def leave(self, reason: str) -> None:
         """The platform is gone: what was heard is made final for those who watch."""
         self.tell = None
-        if self._call.code is None:
+        if self.call.code is None:
             for part in self._aligned.end():  # what one channel was ahead of the other, no more
                 if isinstance(part, int):
-                    self._call.session.lose(part)
+                    self.call.session.lose(part)
                 else:
-                    self._call.session.write(part.samples, part.lost)
-            self._call.end(reason)
+                    self.call.session.write(part.samples, part.lost)
+            self.call.end(reason)
 
     async def _hear(self, parts: Iterator[Together | int]) -> None:
         for part in parts:
             if isinstance(part, int):
-                await self._call.obey(requests.Discarded(part))
+                await self.call.obey(requests.Discarded(part))
             else:
-                await self._call.obey(requests.Audio(part.samples, part.lost))
+                await self.call.obey(requests.Audio(part.samples, part.lost))
 
     def _say(self, message: dict[str, Any]) -> None:
         if self.tell is not None:
