@@ -293,8 +293,10 @@ def test_a_webhook_is_signed_and_retried_under_one_id() -> None:
             assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
 
 
-def test_a_refused_alert_is_dropped_at_once() -> None:
-    with service(400) as there, Webhook(there.url, "s", first_delay=0.01) as hook:
+@pytest.mark.parametrize("status", [400, 301, 307])
+def test_a_refused_alert_is_dropped_at_once(status: int) -> None:
+    """A redirection is a refusal too: where it leads was not signed for."""
+    with service(status) as there, Webhook(there.url, "s", first_delay=0.01) as hook:
         hook.post({"n": 1})
         hook.post({"n": 2})
         wait_for(lambda: hook.delivered == 1)

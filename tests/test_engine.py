@@ -63,6 +63,7 @@ def test_a_session_is_the_recording(rate: int, model: Model, speech: Array) -> N
         split = engine.open(rate, 2, split=True)
         mixed = engine.open(rate, 2)
         for first in range(0, len(samples), 999):
+            split.write(samples[first:first])  # a packet without samples is none
             split.write(samples[first : first + 999])
             mixed.write(samples[first : first + 999])
         split.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import jsonschema
@@ -68,6 +69,13 @@ def test_after_close() -> None:
         with pytest.raises(BadMessage) as caught:
             protocol.receive(bad)
         assert (caught.value.code, caught.value.fatal) == ("closed", True)
+
+
+@pytest.mark.parametrize("fatal", [True, False])
+def test_an_error_is_the_same_in_another_process(fatal: bool) -> None:
+    again = pickle.loads(pickle.dumps(BadMessage("bad_value", "Bad x 3, expected 4", fatal=fatal)))
+    assert (type(again), again.code, str(again)) == (BadMessage, "bad_value", "Bad x 3, expected 4")
+    assert again.fatal is fatal
 
 
 @pytest.mark.parametrize("fields", [{"events": ["all"]}, {"alerts": [{"name": "x"}]}, {"alerts": 3}, {"events": "gap"}])

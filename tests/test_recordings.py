@@ -34,6 +34,7 @@ from sedstream.exports import formats, plot
 from sedstream.folders import AnswerFolder, Totals
 from sedstream.offline import Diarization
 from sedstream.recordings import diarize_many
+from sedstream.scoring.annotations import read as read_annotations
 from sedstream.sources import find_recordings
 from sedstream.zoo import Model
 
@@ -305,6 +306,17 @@ def test_bad_arguments(calls: Path, tmp_path: Path, model: Model) -> None:
     (tmp_path / "bare").mkdir()
     with pytest.raises(BadInput, match="at least one recording"):
         find_recordings([str(tmp_path / "bare")])
+
+
+def test_a_folders_own_names_are_free_below_it(calls: Path, tmp_path: Path, model: Model) -> None:
+    """What a folder's accounts are called is a recording's name like any other in the folders in it, for score too."""
+    shutil.copy(calls / "a.wav", calls / "north" / "summary.wav")
+    for name in ("csv", "jsonl"):
+        out = tmp_path / name
+        assert not answer(calls, out, model, [name]).errors
+        assert (out / "north" / f"summary.{name}").is_file()
+        assert str(calls / "north" / "summary.wav") in set(pd.read_csv(out / "summary.csv")["file"])
+        assert "summary" in read_annotations(out)
 
 
 @pytest.mark.parametrize("line", [b"no JSON", b"[]", b'"file"', b'{"file": "a.wav"}'])

@@ -321,6 +321,12 @@ def test_what_no_clock_can_hold(put: Put) -> None:
         read(put("b.csv", "start,end,emotion\n0,1e300,sad\n"))
 
 
+def test_a_row_may_begin_with_a_hash(put: Put) -> None:
+    """Comments stand before the header; behind it a hash is the first letter of a recording's name."""
+    path = put("x.csv", "# a comment\nfile,start,end,emotion\n#1 call.wav,1,2,sad\ncall.wav,1,2,happy\n")
+    assert seconds(path) == {"#1 call": [(1.0, 2.0, "sad")], "call": [(1.0, 2.0, "happy")]}
+
+
 def test_names(put: Put) -> None:
     for file, name in {
         "calls/a.wav": "a", "C:\\calls\\b.aif": "b", "new\\x0aline.wav": "new\\x0aline", "x/bad\\udcff": "bad\\udcff",

@@ -100,6 +100,13 @@ def test_longest_episode(spans: list[tuple[int, int, str]], expected: tuple[int,
     assert summary.longest_episode([segment(*span) for span in spans]) == expected
 
 
+def test_who_was_not_asked_for_anger_is_not_told_that_there_was_none() -> None:
+    events: list[Event] = [Final(0, 0, segment(0, 50, "sad"), 50 * 320)]
+    [row] = summary.rows(Diarization("call.wav", 1.0, ("neutral", "sad"), (Track(0, None, tuple(events)),)))
+    assert row["share_of_time_sad"] == 1.0
+    assert [row[name] for name in ("longest_angry", "longest_angry_start", "longest_angry_end")] == [None] * 3
+
+
 def test_changes_are_of_emotion() -> None:
     """Silence between two segments is none, nor is a flush, which splits a segment in two of the same emotion."""
     spans = [
