@@ -177,7 +177,8 @@ class AnswerFolder:
 
     def _is_done(self, path: Path, relative: Path, digest: str) -> bool:
         entry = self._journal.get(str(path))
-        if entry is None or entry["sha256"] != digest or entry["settings"] != self._asked:
+        known = None if entry is None else (entry["name"], entry["sha256"], entry["settings"])
+        if entry is None or known != (str(relative), digest, self._asked):
             return False
         return set(self._names) <= set(entry["formats"]) and all(
             self._output(relative, name).exists() for name in self._names
@@ -186,17 +187,18 @@ class AnswerFolder:
     def _forget(self, path: Path, relative: Path, digest: str) -> None:
         """Remove what an earlier run made of a recording that was another one then, or was asked for otherwise."""
         entry = self._journal.get(str(path))
-        if entry is None or (entry["sha256"], entry["settings"]) == (digest, self._asked):
-            return
-        self._remove(str(path), relative)
+        known = None if entry is None else (entry["name"], entry["sha256"], entry["settings"])
+        if entry is not None and known != (str(relative), digest, self._asked):
+            self._remove(str(path))
 
     def _displace(self, path: Path, relative: Path) -> None:
         """Remove what an earlier run made of another recording, whose answers have the name that this one's get."""
         owner = self._owners.get(_bare(relative), str(path))
-        if owner != str(path) and owner in self._journal:
-            self._remove(owner, relative)
+        entry = self._journal.get(owner)
+        if owner != str(path) and entry is not None and _bare(entry["name"]) == _bare(relative):
+            self._remove(owner)
 
-    def _remove(self, file: str, relative: Path) -> None:
+    def _remove(self, file: str) -> None:
         """Remove the answers of a recording. First the journal says so: whoever is killed behind that line does it
         again, and others' answers of the same name are never taken for its own."""
         entry = self._journal[file]
@@ -204,7 +206,7 @@ class AnswerFolder:
             with (self._out / JOURNAL).open("ab") as journal:
                 journal.write(_line(entry | {"formats": []}))
             for name in entry["formats"]:
-                self._output(relative, name).unlink(missing_ok=True)
+                self._output(Path(entry["name"]), name).unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(self._out, error) from error
         del self._journal[file]

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sedstream.errors import BadInput
 from sedstream.events import End, Event, Final, Segment, Update
+from sedstream.serving import webhooks
 from sedstream.serving.alerts import CITED, Alert, Alerts, Rule, parse_rules
 from sedstream.serving.client import Client
 from sedstream.serving.server import Server
@@ -220,7 +223,17 @@ def test_the_operators_file(tmp_path: Path) -> None:
         ('[[webhook]]\nurl = "http://x"\nsecret = "whsec_?"', "Bad secret of a webhook"),
         *(
             (f'[[webhook]]\nurl = "{url}"\nsecret = "s"', "Bad webhook url '.*', expected http")
-            for url in ("http://x:99999/", "http://[::1/", "http://a..b/", "https://", f"http://{'x' * 64}.example/")
+            for url in (
+                "http://user:word@x/",
+                "http://x/my hook",
+                "http://x/é",
+                "http://x/?q=é",
+                "http://x:99999/",
+                "http://[::1/",
+                "http://a..b/",
+                "https://",
+                f"http://{'x' * 64}.example/",
+            )
         ),
     ]:
         path.write_text(text)
@@ -235,12 +248,14 @@ class Service:
 
     def __init__(self, statuses: list[int]) -> None:
         self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.paths: list[str] = []
         self.open = threading.Event()
         self.open.set()
         service = self
 
         class Answer(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                service.paths.append(self.path)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 service.requests.append(({key.lower(): value for key, value in self.headers.items()}, body))
                 service.open.wait(10)
@@ -367,3 +382,74 @@ def test_a_servers_alerts_reach_its_webhook(model: Model, speech: NDArray[np.flo
         expected = [{k: v for k, v in message.items() if k not in ("v", "seq")} for message in told_client]
         got = [json.loads(body) for _, body in there.requests]
         assert got == [expected[0], *expected], "the first was refused once"
+
+
+def test_what_is_provisional_goes_with_what_replaces_it() -> None:
+    """An update takes back what stood behind it; a final segment, what it has grown over, which counts once."""
+    alerts = Alerts([SOON], (None,), LABELS)
+    assert told(alerts.hear(0, [update(0, 0, 1, 0.9), update(1, 1, 3, 0.9)])) == [("soon", True, 0, 3, [0, 1])]
+    assert told(alerts.hear(0, [update(0, 0, 3, 0.2)])) == [("soon", False, 0, 3, [0, 1])]
+    alerts = Alerts([SOON], (None,), LABELS)
+    assert alerts.hear(0, [update(0, 0, 0.5, 0.9), update(1, 0.5, 1.5, 0.9)]) == []
+    assert alerts.hear(0, [final(0, 0, 1.5, 0.9)]) == []
+
+
+def test_release_itself_is_not_below_release() -> None:
+    even = Rule("even", label="angry", threshold=0.7, release=0.7, min_duration=2.0)
+    assert hear([even], final(0, 0, 1, 0.7), final(1, 1, 2, 0.7)) == [("even", True, 0, 2, [0, 1])]
+
+
+def test_what_waits_when_the_server_stops_is_delivered() -> None:
+    with service() as there:
+        there.open.clear()
+        with Webhook(there.url, "s") as hook:
+            for n in range(3):
+                hook.post({"n": n})
+            wait_for(lambda: there.requests)
+            threading.Timer(0.2, there.open.set).start()
+        assert (hook.delivered, hook.dropped) == (3, 0)
+
+
+def test_what_is_left_when_the_server_stops_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "FAREWELL", 0.2)
+    with service() as there:
+        url = there.url
+    with Webhook(url, "s") as hook:
+        for n in range(20):
+            hook.post({"n": n})
+    assert (hook.delivered, hook.dropped) == (0, 20)
+
+
+def test_what_may_go_better_another_time_is_tried_again() -> None:
+    with service(408, 409, 425, 429, 500) as there, Webhook(there.url, "s", first_delay=0.01) as hook:
+        hook.post({"n": 1})
+        wait_for(lambda: hook.delivered == 1)
+    assert (hook.dropped, len(there.requests)) == (0, 6)
+
+
+def test_attempts_are_ever_further_apart() -> None:
+    """A service that is down for a while is neither hammered nor given up soon."""
+    with service(500, 500, 500, 500, 500) as there, Webhook(there.url, "s", first_delay=0.1) as hook:
+        began = time.monotonic()
+        hook.post({"n": 1})
+        wait_for(lambda: hook.delivered == 1)
+        assert time.monotonic() - began >= 0.5 * 0.1 * (1 + 2 + 4 + 8 + 16)
+
+
+def test_a_webhook_asks_for_what_its_url_says() -> None:
+    with service() as there, Webhook(there.url, "s") as hook:
+        hook.post({"n": 1})
+        wait_for(lambda: hook.delivered == 1)
+    assert there.paths == ["/alerts?key=1"]
+
+
+def test_no_alert_goes_to_who_cannot_prove_to_be_the_service() -> None:
+    with service() as there:
+        secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("localhost").configure_cert(secure)
+        there.server.socket = secure.wrap_socket(there.server.socket, server_side=True)
+        url = there.url.replace("http://127.0.0.1", "https://localhost")
+        with Webhook(url, "s", first_delay=0.001) as hook:
+            hook.post({"n": 1})
+            wait_for(lambda: hook.dropped == 1 or hook.delivered)
+    assert (hook.delivered, there.requests) == (0, [])

@@ -59,8 +59,8 @@ def cost(labels: list[int], problem: Problem) -> int:
     return paid
 
 
-def cheapest(problem: Problem) -> int:
-    """By plain dynamic programming over (class, length of its run so far)."""
+def cheapest(problem: Problem, ended: bool = True) -> int:
+    """By plain dynamic programming over (class, length of its run so far); not ``ended``: the last run may be short."""
     emissions, speech, settings, _ = problem
     classes, minimum = emissions.shape[1], settings.min_duration
     infinite = 10**12
@@ -76,7 +76,7 @@ def cheapest(problem: Problem) -> int:
                     total = paid + change - int(emissions[t, other]) * int(speech[t])
                     step[other, 1] = min(step.get((other, 1), infinite), total)
         costs = step
-    complete = [paid for (_, run), paid in costs.items() if run >= minimum]
+    complete = [paid for (_, run), paid in costs.items() if run >= minimum or not ended]
     return min(complete or list(costs.values()))
 
 
@@ -145,3 +145,14 @@ def test_quantise_is_a_256th_of_a_nat_and_bounded() -> None:
 def test_bad_settings(numbers: tuple[int, int, int, int]) -> None:
     with pytest.raises(BadModel, match="Bad decoder"):
         DecoderSettings(*numbers)
+
+
+@settings(deadline=None, max_examples=300)
+@given(problems(lag=1000))
+def test_what_is_shown_is_the_cheapest_so_far(problem: Problem) -> None:
+    """What is final and what is not yet, together: a last run may be shorter than the minimum."""
+    emissions, speech, settings, _ = problem
+    machine = Decoder(emissions.shape[1], settings)
+    labels = machine.push(emissions, speech).tolist()
+    labels += machine.tentative().tolist()
+    assert cost(labels, problem) == cheapest(problem, ended=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import sedstream
+from sedstream import loop
 from sedstream.audio.resample import Resampler
+from sedstream.audio.ring import Ring
 from sedstream.engine import Delivery, Engine, Session
 from sedstream.errors import BadInput, Unavailable
 from sedstream.events import End, Event, Final, Gap, Update
@@ -279,3 +283,43 @@ def test_a_model_that_fails_is_told_to_everybody(model: Model, speech: Array, mo
         post.wait(healed)
         assert not engine.failing
     assert [post.of(healed)] == offline(speech[:32_000], 16_000, model)
+
+
+def test_a_call_that_was_broken_off_leaves_nothing(model: Model, speech: Array) -> None:
+    with Engine(model, Post()) as engine:
+        session = engine.open()
+        session.write(speech[:8_000])
+        stream = weakref.ref(session.streams[0])
+        time.sleep(0.3)  # the engine has looked at it, and waits for more
+        session.abort()
+        del session
+        deadline = time.monotonic() + 20
+        while stream() is not None:
+            assert time.monotonic() < deadline
+            gc.collect()
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+def test_what_waits_is_told_in_seconds_of_the_call(rate: int, model: Model) -> None:
+    """Whoever sends too much is slowed by it."""
+    session = Engine(model, Post()).open(rate)
+    session.write(np.zeros(10 * rate, np.float32))
+    session.absorb()
+    for _ in range(15):
+        assert loop.tick(model, session.streams) == 1
+    session.settle()
+    assert session.queued == pytest.approx(10 - 15 * 0.32, abs=0.01)
+
+
+def test_a_model_that_is_late_leaves_the_ring_alone_until_the_end(model: Model) -> None:
+    """The ring is bounded, and tells what did not fit; what it holds at the close is heard."""
+    ring = Ring(30 * 16_000)
+    session = Engine(model, Post()).open(ring=ring)
+    for seconds, left in ((15, 0), (5, 5)):
+        ring.write(np.zeros(seconds * 16_000, np.float32))
+        session.absorb()
+        assert len(ring) == left * 16_000
+    session.close()
+    session.absorb()
+    assert (len(ring), session.streams[0].written) == (0, 20 * 16_000)

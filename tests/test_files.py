@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from sedstream.audio import containers
+from sedstream.audio import chunks, containers
 from sedstream.audio.files import open_recording
 from sedstream.errors import BadInput, Unavailable
 
@@ -245,7 +245,7 @@ def test_not_finite(value: float, tmp_path: Path, speech: NDArray[np.float32]) -
     samples = speech.copy()
     samples[100_000] = value
     soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
-    with pytest.raises(BadInput, match="expected finite values"):
+    with pytest.raises(BadInput, match=r"after 6\.25 s, expected finite values"):
         read(tmp_path / "a.wav")
 
 
@@ -313,3 +313,57 @@ def test_of_several_tracks_the_first_is_heard(clip: Path, speech: NDArray[np.flo
     recording = open_recording(path)
     assert (recording.rate, recording.channels) == (16_000, 1)
     assert np.array_equal(np.concatenate(list(recording.blocks()))[:, 0], speech)
+
+
+def test_what_is_known_to_be_no_sound_is_not_heard(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    """Behind a sound of odd length that is filled up; chunks nobody knows, the last not filled up; a little rubbish."""
+    path = tmp_path / "a.wav"
+    dice = np.random.default_rng(0)
+    soundfile.write(path, np.zeros(3001), 16_000, subtype="PCM_U8")
+    path.write_bytes(path.read_bytes()[: 44 + 3001] + b"\0TAG" + dice.bytes(100_000))
+    assert len(read(path)) == 3001
+    for behind in (b"xyz " + (99_999).to_bytes(4, "little") + dice.bytes(99_999), dice.bytes(1000)):
+        soundfile.write(path, speech[:3_000], 16_000)
+        path.write_bytes(path.read_bytes() + behind)
+        assert len(read(path)) == 3_000
+
+
+def test_a_big_endian_wav_that_breaks_off(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, speech, 16_000, endian="BIG", subtype="PCM_16")
+    assert path.read_bytes()[:4] == b"RIFX"
+    assert len(read(path)) == len(speech)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BadInput, match=r"expected 16\.\d\d s as its header says, but it breaks off after 8\.\d\d s"):
+        read(path)
+
+
+def test_a_repaired_file_is_another_at_one_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(range(40)))
+    expected = bytes(range(10)) + b"abcd" + bytes(range(14, 40))
+    with chunks.Repaired(path, 10, b"abcd") as file:
+        for first in range(20):
+            for count in (1, 3, 30):
+                file.seek(first)
+                assert file.read(count) == expected[first : first + count]
+
+
+@needs_ffmpeg
+def test_an_mp3_with_a_picture(clip: Path, speech: NDArray[np.float32], tmp_path: Path) -> None:
+    """In its tag, which is longer than where a frame is looked for, and may hold what looks like one."""
+    path = encoded(clip, tmp_path / "a.mp3")
+    picture = b"\xff\xfb\x90\x00" * 30_000
+    size = bytes(len(picture) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    path.write_bytes(b"ID3\x04\0\0" + size + picture + path.read_bytes())
+    assert containers.lengths(path) == (True, False)
+    assert len(read(path)) / 16_000 == pytest.approx(len(speech) / 16_000, abs=0.15)
+
+
+def test_streams_of_an_ogg_side_by_side_are_no_chain(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    """All of them begin before any goes on."""
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, speech, 16000)
+    other = b"OggS\0\2" + bytes(20) + b"\1\x10" + bytes(16)
+    path.write_bytes(other + path.read_bytes())
+    assert containers.pages(path) == (False, False)

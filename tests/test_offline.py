@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import sedstream
 from sedstream.errors import BadInput
-from sedstream.events import Final
+from sedstream.events import Arousal, Final
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]
@@ -149,3 +149,18 @@ def test_events_are_kept_but_for_the_provisional(model: Model, speech: Array) ->
     assert kinds == {"SpeechStart", "SpeechEnd", "Final", "Arousal", "End"}
     finals = [event.segment for event in result.tracks[0].events if isinstance(event, Final)]
     assert tuple(finals) == result.segments
+
+
+def test_arousal_points_are_the_means_of_their_frames(model: Model, speech: Array) -> None:
+    """Of the speech in each half second, and of nothing else."""
+    quiet = np.zeros(24_000, np.float32)
+    samples = np.concatenate([speech[:50_000], quiet, speech[50_000:120_000]])
+    result = sedstream.diarize(samples, rate=16_000, model=model)
+    frames = result.frames
+    points = [event for event in result.tracks[0].events if isinstance(event, Arousal)]
+    assert points
+    for point in points:
+        inside = slice(point.start, point.end)
+        for told, curve in ((point.arousal, frames.arousal), (point.valence, frames.valence)):
+            known = curve[inside][frames.speech[inside]]
+            assert told == (pytest.approx(known.mean(), abs=1e-5) if len(known) else None)

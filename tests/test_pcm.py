@@ -74,3 +74,13 @@ def test_a_programs_samples_as_floats() -> None:
     for thing in ([0, 1], "text", None, b"\0\0"):
         with pytest.raises(BadInput, match="Bad samples of type"):
             pcm.as_floats(thing)
+
+
+@pytest.mark.parametrize("encoding", ["s16le", "mulaw", "alaw"])
+def test_what_is_too_loud_is_clipped(encoding: str) -> None:
+    """It does not come out with the other sign."""
+    loud = pcm.decode(pcm.encode(np.array([1.0, 1.5, 3.0, -1.0, -1.5, -3.0], np.float32), encoding), encoding)[:, 0]
+    assert (loud[:3] == loud[0]).all()
+    assert (loud[3:] == loud[3]).all()
+    assert loud[0] > 0.9
+    assert loud[3] < -0.9

@@ -292,3 +292,39 @@ def test_any_resumption_gives_every_final_once(parts: list[tuple[str, int]], dat
     seen += [json.loads(box.take()) for _ in range(len(box))]
     assert [message["seq"] for message in seen] == list(range(len(seen)))
     assert [(m["channel"], m["seg"]) for m in seen if m["type"] == "emotion.final"] == expected
+
+
+def test_nothing_is_skipped_where_keeping_ends() -> None:
+    """Whatever was received last: all that came behind it, or a refusal."""
+    refused = 0
+    for seq in range(130):
+        box = Outbox(kept=40)
+        for number in range(130):
+            box.put(letter("emotion.final", number))
+            taken(box)
+        try:
+            box.rewind(seq)
+        except BadMessage:
+            refused += 1
+        else:
+            assert [seg for *_, seg in taken(box)] == list(range(seq + 1, 130))
+    assert 90 <= refused < 130
+
+
+def test_a_final_of_one_channel_replaces_nothing_of_another() -> None:
+    box = Outbox()
+    box.put(letter("emotion.update", 0, channel=1))
+    box.put(letter("emotion.final", 0, channel=0))
+    assert taken(box) == [(0, "emotion.update", 1, 0), (1, "emotion.final", 0, 0)]
+
+
+def test_only_what_the_server_has_not_got_fills_the_tape() -> None:
+    """A server that has everything, and makes nothing of it final for half a minute, stops nobody."""
+    tape = Tape(1, 100, lasting=True)
+    kept = round(KEPT_SECONDS * 100)
+    tape.audio(audio(0, 2 * kept))
+    tape.acknowledge(2 * kept, 0)
+    tape.audio(audio(0, kept))
+    assert not tape.full
+    tape.audio(audio(0, 1))
+    assert tape.full

@@ -657,3 +657,54 @@ def test_a_table_of_silence_has_the_types_of_others(calls: Path, model: Model) -
 def test_an_answer_shows_itself_in_one_line(calls: Path, model: Model) -> None:
     shown = repr(sedstream.diarize(calls / "a.wav", model=model))
     assert re.fullmatch(r"<Diarization of '.*a.wav': 4.00 s, 1 channel, \d+ segments>", shown)
+
+
+def test_a_recording_that_gets_another_name(calls: Path, tmp_path: Path, model: Model) -> None:
+    """Run on the folder, then on one inside it, into the same output: the answer called `a` is that of the recording
+    called `a` now, and the one called as before is gone."""
+    out = tmp_path / "answers"
+    answer(calls, out, model)
+    assert answer(calls / "north", out, model).done == 2
+    rows = [json.loads(line) for line in (out / "a.jsonl").read_text().splitlines()]
+    assert {row["file"] for row in rows} == {str(calls / "north" / "a.wav")}
+    assert not list((out / "north").iterdir())
+    files = list(pd.read_csv(out / "summary.csv")["file"])
+    assert files == [str(calls / name) for name in ("north/a.wav", "north/b.flac", "silence.wav")]
+    assert answer(calls / "north", out, model).skipped == 2
+
+
+def test_a_journal_whose_last_line_was_cut(calls: Path, tmp_path: Path, model: Model) -> None:
+    """By a kill; and the run behind it is killed as well: what that one did is not glued to the rest of a line."""
+    out = tmp_path / "answers"
+    answer(calls, out, model)
+    whole = tree(out)
+    *lines, last = whole["run.jsonl"].splitlines(keepends=True)
+    (out / "run.jsonl").write_bytes(b"".join(lines) + last[:50])
+
+    def stop(totals: Totals) -> None:
+        if totals.done:
+            raise KeyboardInterrupt
+
+    settings = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+    with pytest.raises(KeyboardInterrupt):
+        AnswerFolder(out, find_recordings([str(calls)]), ["jsonl"], model, **settings).run(stop)
+    assert answer(calls, out, model).skipped == 4
+    assert tree(out) == whole
+
+
+def test_the_tables_are_of_one_kind_of_answers(calls: Path, tmp_path: Path, model: Model) -> None:
+    """Those asked for now: numbers of other settings would not be comparable. Each table has a row a line."""
+    out = tmp_path / "answers"
+    answer(calls / "a.wav", out, model)
+    answer(calls / "silence.wav", out, model, plan="live")
+    assert list(pd.read_csv(out / "summary.csv")["file"]) == [str(calls / "silence.wav")]
+    (calls / "new\nline.wav").write_text("not audio at all")
+    answer(calls / "new\nline.wav", out, model, plan="live")
+    assert (out / "errors.csv").read_text().count("\n") == 2
+
+
+def test_what_another_run_did_meanwhile_is_done(calls: Path, tmp_path: Path, model: Model) -> None:
+    settings = {"plan": "batch", "labels": None, "channels": "mix", "roles": None}
+    late = AnswerFolder(tmp_path / "answers", find_recordings([str(calls)]), ["jsonl"], model, **settings)
+    assert answer(calls, tmp_path / "answers", model).done == 4
+    assert late.run(quiet).skipped == 4

@@ -125,3 +125,15 @@ def test_a_flush_makes_an_incomplete_block_ready(manifest: Manifest) -> None:
     assert found.came == 2.0
     found.answered(any_block=False)
     assert not found.ready
+
+
+def test_a_block_came_with_the_packet_that_completes_it(manifest: Manifest) -> None:
+    """Not with the one behind it; and what is lacking is counted from the block after those that are there."""
+    found = Lane(Stream(manifest, "live"))
+    stream, step = found.stream, found.stream.plan.step * HOP
+    for samples, came in ((stream.plan.span(0)[1], 1.0), (100, 2.0), (step, 3.0)):
+        stream.write(np.zeros(samples, np.float32))
+        found.arrived(stream.written, came)
+    found.line_up()
+    assert found.came == 1.0
+    assert found.lacking == step - 100

@@ -333,3 +333,46 @@ def test_the_table_fits_and_says_everything() -> None:
         assert word in text
     assert f"{100 * report.eder:.2f}" in text
     assert "20 more" in text
+
+
+def test_claims_beside_the_reference_are_in_the_row_of_neutral() -> None:
+    one = track([spoken(1, 2, "sad")], [spoken(1, 2, "sad"), spoken(3, 5, "happy")], 10 * SECOND)
+    found = {pair: round(held, 6) for pair, held in compare([one]).confusion.items()}
+    assert found == {("sad", "sad"): 1.0, ("neutral", "happy"): 2.0, ("neutral", "neutral"): 7.0}
+
+
+def test_arousal_of_two_at_once_is_their_mean() -> None:
+    reference = [spoken(0, 2, "sad", arousal=0.2), spoken(0, 2, "happy", arousal=0.6), spoken(2, 4, "sad", arousal=0.9)]
+    hypothesis = [spoken(0, 2, "sad", arousal=0.4), spoken(2, 4, "sad", arousal=0.9)]
+    assert compare([track(reference, hypothesis, 4 * SECOND)]).ccc["arousal"] == pytest.approx(1.0)
+
+
+def test_conditions_are_reports_of_their_own() -> None:
+    tracks = [track([spoken(2, 4, "sad")], [spoken(1.5, 3.9, "sad"), spoken(8, 9, "angry")], 10 * SECOND)]
+    report = compare(tracks)
+    for (collar, silence), result in report.conditions.items():
+        assert result == compare(tracks, collar=collar, silence=silence).result
+    assert len({result.eder.rate for result in report.conditions.values()}) == 4
+
+
+def test_the_worst_and_the_best_speakers_are_shown() -> None:
+    tracks = []
+    for number in range(25):
+        held = (spoken(0, 25, "sad"),)
+        tracks.append(
+            Track(str(number), "", f"speaker-{number:02d}", 25 * SECOND, held, (spoken(0, number + 1, "sad"),))
+        )
+    text = compare(tracks).table()
+    shown = [number for number in range(25) if f"speaker-{number:02d}" in text]
+    assert shown == [0, 1, 2, 3, 4, 20, 21, 22, 23, 24]
+    assert text.index("speaker-00") < text.index("15 more") < text.index("speaker-24")
+
+
+def test_the_majority_is_that_of_what_is_scored() -> None:
+    """Without silence, silence is not the class that there is most of; nor is what a collar leaves out."""
+    one = track([spoken(2, 5, "sad")], [], 10 * SECOND)
+    assert [compare([one], silence=silence).majority.label for silence in (True, False)] == ["neutral", "sad"]
+    short = [spoken(n, n + 0.5, "sad") for n in range(10)]
+    mixed = track([*short, spoken(20, 23, "angry")], [], 30 * SECOND)
+    labels = [compare([mixed], collar=collar, silence=False).majority.label for collar in (0, 0.25)]
+    assert labels == ["sad", "angry"]

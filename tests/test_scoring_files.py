@@ -511,3 +511,31 @@ def test_our_own_answer_scores_zero(
     assert report.ccc["arousal"] == (None if name in ("rttm", "textgrid") else pytest.approx(1.0))
     assert (report.tracks, report.seconds) == (2, pytest.approx(2 * answer.duration))
     assert set(report.speakers) == {"a/customer", "a/agent"}
+
+
+def test_people_of_one_channel_may_speak_at_once(put: Put) -> None:
+    rows = [{"role": role, "start": n, "end": n + 2, "emotion": "sad"} for n, role in enumerate(("customer", "agent"))]
+    (found,) = read(put("x.jsonl", "\n".join(map(json.dumps, rows)))).values()
+    assert [span.role for span in found.spans] == ["customer", "agent"]
+
+
+def test_days_of_audformat(put: Put) -> None:
+    path = put("x.csv", "start,end,emotion\n1 days 02:03:04.5,2 days 00:00:00,sad\n")
+    assert seconds(path) == {"x": [(93_784.5, 172_800.0, "sad")]}
+
+
+def test_channels_meet_by_role_before_speaker(put: Put) -> None:
+    """Each side has its own names for people."""
+    head = "file,role,speaker,start,end,emotion\n"
+    here = put("ref.csv", head + "a,customer,ann,0,1,sad\na,agent,bob,0,1,happy\n")
+    there = put("hyp.csv", head + "a,customer,1,0,1,sad\na,agent,2,0,1,happy\n")
+    assert score(here, there).eder == 0.0
+
+
+def test_a_length_that_two_recordings_may_have_is_neithers(put: Put, tmp_path: Path) -> None:
+    put("ref/a.csv", "start,end,emotion\n0,1,sad\n")
+    put("hyp/a.csv", "start,end,emotion\n0,1,sad\n")
+    put("hyp/summary.csv", "file,duration\nmonday/a.wav,10\ntuesday/a.wav,20\n")
+    assert score(tmp_path / "ref", tmp_path / "hyp").seconds == 1.0
+    put("hyp/summary.csv", "file,duration\nmonday/a.wav,10\ntuesday/a.wav,10\n")
+    assert score(tmp_path / "ref", tmp_path / "hyp").seconds == 10.0

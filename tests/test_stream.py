@@ -323,3 +323,59 @@ def test_each_flush_is_answered(model: Model) -> None:
     events = [event for event in stream.events() if isinstance(event, Flushed | End)]
     assert [event.at for event in events] == [16_000] * 4
     assert [type(event) for event in events] == [Flushed] * 3 + [End]
+
+
+def test_what_goes_on_ends_at_a_flush_and_counts_on_behind_it(model: Model, speech: Array) -> None:
+    """Speech that a flush cuts ends and begins there; arousal points go on from there; nothing is dated after what was
+    written."""
+    stream = Stream(model.manifest)
+    stream.write(speech[16_000:48_100])
+    stream.flush()
+    stream.write(speech[48_100:80_001])
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    events = stream.events()
+    flushed = next(event for event in events if isinstance(event, Flushed))
+    edges = [event for event in events if isinstance(event, SpeechStart | SpeechEnd)]
+    assert [type(edge) for edge in edges] == [SpeechStart, SpeechEnd] * (len(edges) // 2)
+    assert flushed.frame in [edge.frame for edge in edges if isinstance(edge, SpeechEnd)]
+    points = [(event.start, event.end) for event in events if isinstance(event, Arousal)]
+    assert points[0][0] == 0
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(points))
+    assert points[-1][1] == frames_of(64_001)
+    assert max(event.at for event in events) == 64_001
+
+
+def test_updates_give_the_whole_picture(manifest: Manifest) -> None:
+    """An update replaces everything provisional from its start on: who follows them has, after each block, what stands
+    there now, and is told nothing twice. The answers are made up, of labels that change all the time."""
+    dice = np.random.default_rng(0)
+    stream = Stream(manifest)
+    step, classes = stream.plan.step, len(stream.labels)
+    stream.write(np.zeros((200 * step + stream.plan.right) * HOP, np.float32))
+    labels = np.repeat(dice.integers(0, classes, 40 * step), dice.integers(10, 60, 40 * step))[: 200 * step]
+    scores = np.log(np.where(labels[:, None] == np.arange(classes), 0.9, 0.1 / (classes - 1))).astype(np.float32)
+    speech = np.repeat(dice.random(200) < 0.8, step)
+    shown: dict[int, Update] = {}
+    most = 0
+    for first in range(0, 200 * step, step):
+        block = stream.pull()
+        assert block is not None
+        probabilities = np.full(len(block.chunks), speech[first], np.float32)
+        stream.hear(probabilities, block.state)
+        stream.push(scores[first : first + step], np.full((step, 2), 0.5, np.float32))
+        fresh = True
+        for event in stream.events():
+            if isinstance(event, Final):
+                shown = {n: u for n, u in shown.items() if n > event.number}
+            elif isinstance(event, Update):
+                known = shown.get(event.number)
+                assert not fresh or known is None or known.segment.extent != event.segment.extent
+                shown = {n: u for n, u in shown.items() if u.segment.start < event.segment.start}
+                shown[event.number] = event
+                fresh = False
+        held = stream._assembler.provisional(stream._decoder.tentative())
+        assert [update.segment.extent for update in shown.values()] == [segment.extent for segment in held]
+        most = max(most, len(held))
+    assert most > 2

@@ -669,3 +669,45 @@ def test_a_call_that_finds_no_room_is_told_so(model: Model, tmp_path: Path) -> N
             await second.close()
 
     asyncio.run(run())
+
+
+def test_nobody_goes_on_with_another_conversation(model: Model, coded: bytes) -> None:
+    """A stream that names an earlier one, of another call, begins a call of its own."""
+    first, second = Genesys(), Genesys()
+
+    async def run() -> dict[str, Any]:
+        async with serving(model) as (server, url):
+            async with connect(url + "/v1/audiohook") as socket:
+                await socket.send(first.open(offer()))
+                await socket.send(coded[:16_000])
+                await until(lambda: any(call.received == 8000 for call in server.sessions.values()))
+                socket.transport.abort()
+            await until(lambda: server.legs._parked)
+            async with connect(url + "/v1/audiohook") as socket:
+                continued = {"id": first.id, "serverseq": 1, "clientseq": 1}
+                other = str(uuid.uuid4())
+                await socket.send(second.open(offer(), continuedSessions=[continued], conversationId=other))
+                opened = second.hear(await socket.recv())
+                assert {call.name for call in server.sessions.values()} == {CONVERSATION, other}
+                return opened
+
+    assert "discardTo" not in asyncio.run(run())["parameters"]
+
+
+def test_what_one_side_was_ahead_when_the_connection_broke_is_heard(model: Model, coded: bytes) -> None:
+    messages = twilio(stereo(coded[:32_000]), drop=[("outbound", n) for n in range(71, 101)])
+
+    async def talk(server: Server, url: str) -> None:
+        async with connect(url + "/v1/twilio") as socket:
+            for message in messages[:-1]:
+                await socket.send(json.dumps(message))
+            await until(lambda: any(call.received >= 70 * CHUNK for call in server.sessions.values()))
+            await socket.close()
+
+    async def run() -> Rows:
+        async with serving(model) as (server, url):
+            return await watched(url, None, talk(server, url))
+
+    heard = asyncio.run(run())
+    assert heard[-1]["duration"] == 2.0
+    assert heard[-1]["lost"] == pytest.approx(0.6, abs=0.01)

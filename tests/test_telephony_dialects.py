@@ -17,7 +17,7 @@ from sedstream.serving.telephony.audiohook import AudioHook
 from sedstream.serving.telephony.audiosocket import AudioSocket
 from sedstream.serving.telephony.call import Audio, Begin, Command, Dialect, Finish, Gap
 from sedstream.serving.telephony.signature import MAX_AGE, Nonces, verify
-from sedstream.serving.telephony.twilio import Twilio
+from sedstream.serving.telephony.twilio import MAX_PENDING, Twilio
 
 Array = NDArray[np.float32]
 
@@ -519,3 +519,71 @@ def test_a_key_without_a_secret_needs_no_signature_and_no_other_key_does_without
             verify(PATH, unsigned, secrets, 0)
     with pytest.raises(BadMessage):
         verify(PATH, request(), {KEY: b""}, 1641013201)
+
+
+def test_twilio_chunks_behind_what_stands_in_for_them_move_nothing(sides: Array) -> None:
+    """One track is held up for two seconds: zeros stand in, and what comes then is heard from there on only."""
+    sent = tracks(sides)
+    first, start, *media, stop = twilio(sent)
+    held = [m for m in media if m["media"]["track"] == "outbound" and int(m["media"]["chunk"]) <= 100]
+    early = [m for m in media if m["media"]["track"] == "inbound" and int(m["media"]["chunk"]) <= 100]
+    rest = [m for m in media if int(m["media"]["chunk"]) > 100]
+    line = Line(Twilio()).send([first, start, *early, *held, *rest, stop])
+    samples, lost = line.timeline(1)
+    assert len(sides) <= len(samples) <= len(sides) + 400  # 50 ms
+    assert lost[:8000].all()
+    whole = pcm.decode(sent["outbound"], "mulaw")[:, 0]
+    assert (samples[-16_000:] == whole[-16_000:]).all()
+
+
+def test_twilio_holds_no_more_chunks_than_a_track_may_have_waiting() -> None:
+    """Whatever their clocks say: the first never comes, and all the others are of the same moment."""
+    dialect = Twilio()
+    line = Line(dialect).send(twilio({"inbound": bytes(160)})[:2])
+    line.send([_media(chunk=str(number)) for number in range(2, 402)])
+    assert len(dialect._tracks["inbound"].pending) <= MAX_PENDING
+
+
+def test_audiohook_begins_later_than_the_server(sides: Array) -> None:
+    """A server that was started anew has nothing of what the client has sent before: that is lost, and told."""
+    client = Genesys()
+    client.position = 16_000
+    line = Line(AudioHook(allow_agent=True)).send([client.open(offer()), mulaw(sides)[:320]])
+    for channel in (0, 1):
+        samples, lost = line.timeline(channel)
+        assert (len(samples), lost.sum()) == (16_160, 16_000)
+
+
+def test_audiohook_says_why_and_how_it_ends(sides: Array) -> None:
+    """A wrong organization is ``unauthorized``; a call that ends here is ``completed``; behind either comes nothing."""
+    final = {"type": "emotion.final", "seg": 0, "emotion": "happy"}
+    client = Genesys()
+    hook = AudioHook(client.id, "00000000-0972-4844-938e-9060eef73d05")
+    with pytest.raises(BadMessage) as caught:
+        Line(hook).send([client.open(offer())])
+    hook.fail(caught.value)
+    hook.tell(final)
+    (told,) = [client.hear(text) for text in hook.take()]
+    assert (told["type"], told["parameters"]["reason"]) == ("disconnect", "unauthorized")
+    client = Genesys()
+    hook = AudioHook(client.id.upper(), ORGANIZATION.upper())  # whatever the case
+    Line(hook).send([client.open(offer())])
+    hook.finished()
+    hook.tell(final)
+    opened, told = [json.loads(text) for text in hook.take()]
+    assert opened["type"] == "opened"
+    assert (told["type"], told["parameters"]) == ("disconnect", {"reason": "completed"})
+
+
+def test_audiohook_time_does_not_go_back() -> None:
+    client = Genesys()
+    line = Line(AudioHook()).send([client.open(offer())])
+    client.position = 8000
+    line.send([client.say("ping")])
+    client.position = 7999
+    assert line.code(client.say("ping")) == ("bad_value", True)
+
+
+def test_audiosocket_an_error_of_asterisk_ends_the_call() -> None:
+    line = Line(AudioSocket()).send([packet(0x01, bytes(16)) + packet(0x10, bytes(320)) + packet(0xFF, b"\1")])
+    assert line.commands[-1] == Finish()

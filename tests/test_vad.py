@@ -188,3 +188,15 @@ def test_soft_speech_is_heard(speech: NDArray[np.float32]) -> None:
         ((heard, _),) = Silero()([Level()(chunks)], [new_state()])
         found.append(Segmenter(VadSettings()).hear(heard).mean())
     assert abs(found[1] - found[0]) < 0.02
+
+
+def test_speech_begins_where_the_threshold_is_reached_and_goes_on_above_release() -> None:
+    """A voice that rises and then stays between the two is speech from its first frame on; the same under release is
+    none."""
+    limits = VadSettings(threshold=0.5, release=0.35, min_speech=12, min_silence=20)
+    for level, speaks in ((0.4, True), (0.34, False)):
+        probabilities = np.array([0.0] * 5 + [0.9] + [level] * 20, np.float32)
+        flags = Segmenter(limits).hear(probabilities, 40)
+        assert flags.any() == speaks
+        if speaks:
+            assert np.flatnonzero(flags).tolist() == list(range(8, 40))

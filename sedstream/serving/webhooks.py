@@ -52,18 +52,21 @@ class Webhook:
     def __init__(self, url: str, secret: str, *, queued: int = QUEUED, first_delay: float = FIRST_DELAY) -> None:
         try:
             parts = urlsplit(url)
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            # Signatures are how it is told who asks: a name and a password would be left out without a word.
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
+            usable = usable and all("!" <= char <= "~" for char in path)
             (parts.hostname or "").encode("idna")
         except ValueError:  # a port past 65,535, half an IPv6 address, a host name that can be none
             usable = False
         if not usable:
-            raise BadInput(f"Bad webhook url {url[:80]!r}, expected http:// or https://")
+            raise BadInput(f"Bad webhook url {url[:80]!r}, expected http:// or https://, without user, blanks or accents")
         self.url = url
         self.delivered = self.dropped = 0
         """Alerts that the service took, and those that it never will."""
         self._secure = parts.scheme == "https"
         self._host, self._port = str(parts.hostname), parts.port
-        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._path = path
         self._secret = _key(secret)
         self._first_delay = first_delay
         self._queue: queue.Queue[tuple[str, bytes] | None] = queue.Queue(queued)
