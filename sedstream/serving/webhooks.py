@@ -54,13 +54,15 @@ class Webhook:
             parts = urlsplit(url)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             # Signatures are how it is told who asks: a name and a password would be left out without a word.
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
-            usable = usable and all("!" <= char <= "~" for char in path)
+            plain = "@" not in parts.netloc and all("!" <= char <= "~" for char in path)
+            usable = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
             (parts.hostname or "").encode("idna")
         except ValueError:  # a port past 65,535, half an IPv6 address, a host name that can be none
             usable = False
         if not usable:
-            raise BadInput(f"Bad webhook url {url[:80]!r}, expected http:// or https://, without user, blanks or accents")
+            raise BadInput(
+                f"Bad webhook url {url[:80]!r}, expected http:// or https://, without a user, blanks and accents"
+            )
         self.url = url
         self.delivered = self.dropped = 0
         """Alerts that the service took, and those that it never will."""
