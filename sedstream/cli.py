@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     listen.add_argument("--list-devices", action="store_true", help="show the microphones and stop")
     listen.add_argument("--seconds", type=_positive, metavar="S", help="stop after so much audio")
     _add_model(listen, plan="live", device=False)
-    _add_output(listen, "table or jsonl")
+    _add_output(listen, "table or jsonl", "each row at once")
     listen.set_defaults(run=commands.listen)
 
     serve = verbs.add_parser("serve", help="answer many live calls over WebSocket")
@@ -300,9 +300,9 @@ def _add_channels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--roles", type=_names, metavar="A,B", help="names of the channels: customer,agent")
 
 
-def _add_output(parser: argparse.ArgumentParser, formats: str = "rttm, csv, …") -> None:
-    parser.add_argument("--format", type=_names, metavar="A,B,…", help=f"{formats} (table on a terminal, else jsonl)")
-    parser.add_argument(
-        "--out", type=_path, metavar="FILE", help="write here, all or nothing, instead of to the screen"
-    )
+def _add_output(parser: argparse.ArgumentParser, formats: str = "", how: str = "all or nothing") -> None:
+    """``formats``: those that there are, if one is to be chosen."""
+    told, among = ("NAME", formats) if formats else ("A,B,…", "rttm, csv, …")
+    parser.add_argument("--format", type=_names, metavar=told, help=f"{among} (table on a terminal, else jsonl)")
+    parser.add_argument("--out", type=_path, metavar="FILE", help=f"write here, {how}, instead of to the screen")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -338,6 +338,24 @@ def test_what_was_heard_outlasts_its_terminal(short_clip: Path, tmp_path: Path) 
         assert not list(tmp_path.glob(".*.part"))
 
 
+def test_a_row_is_in_its_file_at_once(short_clip: Path, tmp_path: Path) -> None:
+    """Whatever ends it, a kill too; before there is a row, what the file held stays."""
+    out = tmp_path / "rows.jsonl"
+    out.write_text("of yesterday\n")
+    with open_room() as room:
+        process = start(room, tmp_path / "captured", "--out", str(out))
+        assert out.read_text() == "of yesterday\n"
+        room.play(short_clip)
+        deadline = time.monotonic() + 60
+        while out.read_text() in ("of yesterday\n", ""):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+        process.communicate(timeout=60)
+    assert rows_of(out.read_text())
+    assert [path.name for path in tmp_path.glob("*rows*")] == ["rows.jsonl"]
+
+
 def test_ctrl_c_while_the_sound_server_is_frozen(short_clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     with open_room() as room:

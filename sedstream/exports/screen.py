@@ -23,8 +23,9 @@ STDOUT = Path("/dev/stdout")
 class Screen:
     """``with Screen(format, out) as screen``: ``show`` a row a segment. A file appears complete or not at all.
 
-    ``format``: ``table`` or ``jsonl``. ``lasting``: what was shown stays, whatever ends the work: nobody will say it
-    again. Raises ``BadInput`` when ``out`` cannot be written.
+    ``format``: ``table`` or ``jsonl``. ``lasting``: nobody will say it again, so the file has each row at once, and
+    keeps it whatever ends the work; until the first one an older file stays. Raises ``BadInput`` when ``out`` cannot be
+    written.
     """
 
     def __init__(self, format: str, out: str | None = None, *, lasting: bool = False) -> None:
@@ -33,24 +34,25 @@ class Screen:
         self._file: TextIO = sys.stdout
         self._part: Path | None = None
         self._lasting = lasting
-        self._shown = False
         self._headed: str | None = None
 
     def __enter__(self) -> Screen:
         if self._out is not None:
             check_writable(self._out)
-            self._part = _part(self._out)
-            try:
-                self._file = self._part.open("w", encoding="utf-8", errors="backslashreplace")
-            except OSError as error:
-                raise _unwritable(self._out, error) from error
+            if not self._lasting:
+                self._part = _part(self._out)
+                self._open(self._part)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not (self._lasting and self._shown):
-            self.give_up()
         if self._out is None:
             return  # it was flushed with each row
+        if kind is not None:
+            self.give_up()
+        elif self._file is sys.stdout:
+            self._open(self._out)  # nothing was said
+        if self._file is sys.stdout:
+            return
         try:
             self._file.close()  # writes what was held back: the disk may be full only now
             if self._part is not None:
@@ -60,6 +62,12 @@ class Screen:
             if kind is None:
                 raise _unwritable(self._out, error) from error
 
+    def _open(self, path: Path) -> None:
+        try:
+            self._file = path.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise _unwritable(self._out or path, error) from error
+
     def give_up(self) -> None:
         """A part failed: what would look complete is not left in ``out``."""
         if self._part is not None:
@@ -68,7 +76,6 @@ class Screen:
 
     def show(self, row: Mapping[str, Any]) -> None:
         """A row of ``Diarization.rows``."""
-        self._shown = True
         if self._format == "jsonl":
             # What another encoding cannot hold would be escaped as Python does it, which JSON does not know.
             wide = (self._file.encoding or "").lower().replace("-", "") == "utf8"
@@ -92,6 +99,8 @@ class Screen:
             self._print(f"\n{one_line(file)}\n  no speech in {duration:.2f} s")
 
     def _print(self, text: str) -> None:
+        if self._out is not None and self._file is sys.stdout:
+            self._open(self._out)
         try:
             print(text, file=self._file, flush=self._out is None or self._lasting)
         except BrokenPipeError:
