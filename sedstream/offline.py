@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,7 +219,8 @@ def check(
         return
     most = 2 if channels == "split" else 1
     names = [roles] if isinstance(roles, str) else list(roles)
-    told = all(isinstance(name, str) and name.strip() for name in names)
+    # What a channel without a role is called in exports, and is read as there.
+    told = all(isinstance(name, str) and name.strip() and not re.match(r"\s*channel \d", name) for name in names)
     if not told or not 1 <= len(names) <= most or len(set(names)) < len(names):
         raise BadInput(
             f"Bad roles {','.join(map(str, names))!r}, expected another name for each channel, {most} at most"

@@ -109,7 +109,7 @@ def test_bad_arguments(model: Model, speech: Array, clip: Path, tmp_path: Path) 
         sedstream.diarize(speech, rate=16_000, model=model, channels="left")
     with pytest.raises(BadInput, match="Bad roles"):
         sedstream.diarize(speech, rate=16_000, model=model, roles=["a", "b"])
-    for roles in (["a", "a"], ["a", ""]):
+    for roles in (["a", "a"], ["a", ""], ["a", "channel 0"]):
         with pytest.raises(BadInput, match="expected another name for each channel"):
             sedstream.diarize(np.stack([speech] * 2, 1), rate=16_000, model=model, channels="split", roles=roles)
     answer = sedstream.diarize(speech[:16_000], rate=16_000, model=model)

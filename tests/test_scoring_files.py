@@ -313,6 +313,36 @@ def test_different_channels_are_named(put: Put) -> None:
     assert score(there, here).eder == 0.5  # the hypothesis may find nothing in a channel
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_a_duration_is_the_recordings(put: Put, name: str) -> None:
+    """Not a segment's: what lies beyond it would not be scored, without a word."""
+    head = "file,start,end,duration,emotion\n"
+    rows: list[tuple[float, float, float, str]] = [(1, 3, 2, "angry"), (4, 5, 1, "sad")]
+
+    def table(rows: list[tuple[float, float, float, str]]) -> Path:
+        if name.endswith("csv"):
+            return put(name, head + "".join(f"a.wav,{a},{b},{c},{e}\n" for a, b, c, e in rows))
+        keys = ("start", "end", "duration", "emotion")
+        return put(name, "\n".join(json.dumps({"file": "a.wav"} | dict(zip(keys, row, strict=True))) for row in rows))
+
+    with pytest.raises(BadInput, match="Bad duration '1' in .*, expected that of the recording, 2"):
+        read(table(rows))
+    with pytest.raises(BadInput, match="Bad duration '2' of 'a', expected that of the recording: a segment ends at 3"):
+        read(table(rows[:1]))
+    assert read(table([(1, 3, 2.95, "angry")]))["a"].duration == 2.95 * SECOND
+
+
+def test_two_files_of_one_recording_each(put: Put) -> None:
+    """What takes its name from its file says nothing about whose it is; two that say something must agree."""
+    row = "start,end,emotion\n0,1,sad\n"
+    one, other = put("ref.csv", row), put("hyp.csv", row)
+    named = put("named.rttm", RTTM.format(file="call", start=0, length=1, emotion="sad"))
+    for here, there in ((one, other), (one, named), (named, one)):
+        assert score(here, there).eder == 0.0
+    with pytest.raises(BadInput, match="Bad reference 'call', expected recordings that the hypothesis has too"):
+        score(named, put("second.rttm", RTTM.format(file="talk", start=0, length=1, emotion="sad")))
+
+
 def test_what_no_clock_can_hold(put: Put) -> None:
     one = put("a.csv", "start,end,emotion\n0,1,sad\n")
     with pytest.raises(BadInput, match="Bad collar '1e\\+300', expected seconds"):

@@ -15,7 +15,7 @@ from .eder import Eder, eder, mean
 from .labels import NEUTRAL
 from .report import Baseline, Fragments, Report, Result
 from .segments import TOLERANCES, boundaries, fragments, segments
-from .sheet import SECOND, Span, ticks
+from .sheet import SECOND, Recording, Span, stem, ticks
 from .sweep import regions
 from .tracks import Track, pair
 
@@ -37,7 +37,8 @@ def score(
     ``collar``: seconds around each boundary of the reference that are not scored, on each side. ``silence``: whether
     time without segments is scored, as neutral; see :func:`~sedstream.scoring.sweep.regions` for both. ``labels``: the
     emotions that may occur, by default the seven that sedstream knows; neutral is always one. ``mapping``: label in the
-    files -> emotion, for either side, e.g. ``{"excited": "happy"}``.
+    files -> emotion, for either side, e.g. ``{"excited": "happy"}``. Recordings meet by name; two files of one each,
+    of which one does not say whose it is, are about the same.
 
     Raises ``BadInput``: a path, line, span or label that cannot be used, or sides that are not about the same
     recordings.
@@ -45,6 +46,8 @@ def score(
     _check(collar)
     truth = read(reference, labels=labels, mapping=mapping)
     claim = read(hypothesis, labels=labels, mapping=mapping)
+    if len(truth) == len(claim) == 1 and (_nameless(reference, truth) or _nameless(hypothesis, claim)):
+        claim = dict(zip(truth, claim.values(), strict=True))
     return compare(pair(truth, claim), collar=collar, silence=silence)
 
 
@@ -85,6 +88,11 @@ def compare(tracks: Sequence[Track], *, collar: float = 0.0, silence: bool = Tru
         ccc={"arousal": arousal.ccc, "valence": valence.ccc},
         confusion=matrix,
     )
+
+
+def _nameless(path: str | Path, found: Mapping[str, Recording]) -> bool:
+    """Whether an annotation does not say of which recording it is: then it is called as its own file."""
+    return Path(path).is_file() and stem(Path(path).name) in found
 
 
 def _check(collar: float) -> int:

@@ -23,6 +23,8 @@ AUDIO = (
 """What recordings are called."""
 SUFFIXES = (".jsonl", ".csv", ".rttm", ".textgrid", ".json")
 """Annotations, in the order of preference inside a folder that holds several: what says more comes first."""
+BEYOND = SECOND // 10
+"""That a span may end behind the end of its recording: a last frame, or what an encoder added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ class Sheet:
         duration = ticks(seconds)
         if duration is None or duration <= 0:
             raise BadInput(f"Bad duration '{seconds}' in {where}, expected seconds above 0")
-        self._durations[self.recording(file, where)] = duration
+        name = self.recording(file, where)
+        if (told := self._durations.setdefault(name, duration)) != duration:
+            raise BadInput(f"Bad duration '{seconds}' in {where}, expected that of the recording, {told / SECOND:g}")
 
     def lengths(self, durations: Mapping[str, int]) -> None:
         """How long recordings are, from elsewhere, by path: of those that are known and have not told it themselves."""
@@ -132,7 +136,14 @@ class Sheet:
         found = {}
         for name, spans in self._spans.items():
             spans.sort(key=lambda span: (span.start, span.end))
-            found[name] = Recording(name, tuple(spans), self._durations.get(name))
+            duration = self._durations.get(name)
+            end = max((span.end for span in spans), default=0)
+            if duration is not None and end > duration + BEYOND:
+                raise BadInput(
+                    f"Bad duration '{duration / SECOND:g}' of '{name}', expected that of the recording: a segment ends "
+                    f"at {end / SECOND:g}"
+                )
+            found[name] = Recording(name, tuple(spans), duration)
         return found
 
 
