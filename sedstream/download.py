@@ -74,11 +74,11 @@ def fetch(url: str, path: Path, sha256: str = "", tell: Tell = lambda done, of: 
 def _go_on(url: str, part: Path, tell: Tell) -> bool:
     """Read on behind what is there; whether that was all of it."""
     have = part.stat().st_size if part.exists() else 0
-    mark = _etag(part)
+    mark, known = _etag(part), _mark(part)
     request = urllib.request.Request(url, headers={"User-Agent": "sedstream"})
-    if have and mark.is_file():
+    if have and known:
         request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", mark.read_text(encoding="ascii"))
+        request.add_header("If-Range", known)
     try:
         response = _OPENER.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -112,6 +112,15 @@ def _total(response: Any) -> int | None:
 
 def _etag(part: Path) -> Path:
     return part.with_suffix(".etag")
+
+
+def _mark(part: Path) -> str:
+    """By which the server knows what is there; empty: nothing that it could be told."""
+    try:
+        text = _etag(part).read_text(encoding="ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+    return text if text.isprintable() else ""
 
 
 def _check(url: str) -> None:

@@ -15,6 +15,8 @@ PERIOD = 384
 """Frames (7.68 s) after which a session begins to forget, see ``encoders/relay.py``: a whole number of blocks of every
 plan of the default model."""
 
+LONGEST = 10_000
+"""Frames (200 s) that a block of a plan reads at most."""
 LENGTHS = 10
 """Of blocks of short recordings: a GPU prepares itself for each."""
 
@@ -53,6 +55,8 @@ class Plan:
         # cannot depend on whether the end was announced before or after it was pulled.
         if self.left < 0 or self.right < 1:
             raise BadInput(f"Bad plan context {self.left}, {self.right}, expected left ≥ 0 and right ≥ 1 frames")
+        if self.window > LONGEST:
+            raise BadInput(f"Bad plan of {self.window} frames, expected {LONGEST} or fewer in a block")
 
     @property
     def whole(self) -> bool:

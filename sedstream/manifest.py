@@ -23,6 +23,8 @@ SUMS = "SHA256SUMS"
 """Beside the weights that were pulled: what they were then, as the program sha256sum writes it."""
 KINDS = ("windowed", "cached")
 """A windowed encoder reads a block with its context anew each time; a cached one remembers, and reads it once."""
+COLDEST, HOTTEST = 0.001, 1000.0
+"""Temperatures beyond leave no confidence that is a number, or none at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Manifest:
 
     def plan(self, name: str) -> Plan:
         """The plan of that name. Raises ``BadModel`` when the model has none."""
-        if name not in self.plans:
+        if not isinstance(name, str) or name not in self.plans:
             raise BadModel(f"Bad plan {name!r}, expected one of {', '.join(self.plans)} of model {self.name!r}")
         return self.plans[name]
 
@@ -99,6 +101,9 @@ class Manifest:
             if file.url and not file.path.exists():
                 raise BadModel(f"Bad weights '{file.path}', expected them pulled: sedstream models pull {self.name}")
             found, expected = digest(file.path), self.digest(file)
+            if not expected:
+                where = f"{SUMS}: sedstream models pull {self.name}" if file.url else "the manifest"
+                raise BadModel(f"Bad weights '{file.path}', expected their sha256 in {where}")
             if found != expected:
                 raise BadModel(f"Bad weights '{file.path}', expected sha256 {expected[:12]}…, found {found[:12]}…")
 
@@ -142,7 +147,7 @@ def read(folder: Path) -> Manifest:
     path = folder / "manifest.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # a number of too many digits is no TOMLDecodeError
         raise BadModel(f"Bad manifest '{path}', expected readable TOML: {error}") from error
     try:
         return _parse(folder, table)
@@ -169,6 +174,8 @@ _TOP: dict[str, type] = {
 
 def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
     _check("", table, _TOP)
+    if not table["plans"]:
+        raise BadModel("Bad plans {}, expected one or more")
     for name, plan in table["plans"].items():
         _check(f"plans.{name}.", plan, {"left": int, "step": int, "right": int})
     if table["kind"] not in KINDS:
@@ -176,8 +183,8 @@ def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
     labels = tuple(table["labels"])
     if len(labels) < 2 or not all(isinstance(name, str) for name in labels) or len(set(labels)) < len(labels):
         raise BadModel(f"Bad labels {list(labels)}, expected two or more different names")
-    if not 0 < table["temperature"] < math.inf:
-        raise BadModel(f"Bad temperature {table['temperature']}, expected a positive number")
+    if not COLDEST <= table["temperature"] <= HOTTEST:
+        raise BadModel(f"Bad temperature {table['temperature']}, expected {COLDEST} to {HOTTEST}")
     weights = table["weights"]
     several = "files" in weights
     if several:
@@ -207,7 +214,7 @@ def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
 def _file(folder: Path, row: Any, more: Mapping[str, type]) -> File:
     row = _check("weights.", row, {"file": str, "sha256": str, **more})
     name = row["file"]
-    if Path(name).name != name:
+    if Path(name).name != name or "\0" in name:
         raise BadModel(f"Bad weights file {name!r}, expected a name inside the model's folder")
     return File(folder / name, row["sha256"], row.get("url", ""))
 
@@ -225,7 +232,7 @@ def _check(prefix: str, table: Any, expected: Mapping[str, type]) -> dict[str, A
     for key, kind in expected.items():
         value = table.get(key)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = table[key] = float(value)
+            value = table[key] = float(value) if abs(value) < 1 << 1000 else math.inf
         if not isinstance(value, kind) or isinstance(value, bool):
             raise BadModel(f"Bad value {value!r} of {prefix + key!r}, expected {kind.__name__}")
     return table

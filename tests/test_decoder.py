@@ -141,7 +141,9 @@ def test_quantise_is_a_256th_of_a_nat_and_bounded() -> None:
     assert quantise(np.array([[0.0, -1.0, -1 / 512 * 1.01, -np.inf]], np.float32)).tolist() == [[0, -256, -1, -5120]]
 
 
-@pytest.mark.parametrize("numbers", [(-1, 0, 1, 1), (0, -1, 1, 1), (0, 0, 0, 1), (0, 0, 5, 4)])
+@pytest.mark.parametrize(
+    "numbers", [(-1, 0, 1, 1), (0, -1, 1, 1), (1_000_001, 0, 1, 1), (0, 1_000_001, 1, 1), (0, 0, 0, 1), (0, 0, 5, 4)]
+)
 def test_bad_settings(numbers: tuple[int, int, int, int]) -> None:
     with pytest.raises(BadModel, match="Bad decoder"):
         DecoderSettings(*numbers)

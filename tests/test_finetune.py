@@ -3,17 +3,24 @@
 import csv
 import json
 import math
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from test_cli import fails, sedstream
-from test_training import ENCODER, HEAD, hum
+from test_training import ENCODER, HEAD, hum, utterance
 
 import sedstream as package
 from sedstream.encoders.cached import CachedEncoder
@@ -24,13 +31,14 @@ from sedstream.manifest import read
 from sedstream.training import labelled
 from sedstream.training.batches import FRAMES, ROWS, Batches, Source
 from sedstream.training.concatenations import Speakers
+from sedstream.training.corpora import Corpora
 from sedstream.training.holdout import Told, hold_out
 from sedstream.training.labelled import Source as Named
 from sedstream.training.labelled import load, read_recording
 from sedstream.training.publish import publish
 from sedstream.training.recipe import SETTINGS, train
 from sedstream.training.rows import UNKNOWN, find_table, read_rows
-from sedstream.training.tune import tune
+from sedstream.training.tune import account, tune
 
 LABELS = ("angry", "bored", "neutral")
 PITCH = {"neutral": 110.0, "angry": 330.0}
@@ -117,7 +125,7 @@ def test_tune(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
     assert again["recall"]["angry"] == figures["recall"]["angry"]
     with pytest.raises(BadInput, match="expected none of a training with other seed:"):
         tune(data, out, init=start, hours=0.5, seed=2, **quick)
-    with pytest.raises(BadInput, match="expected none of a training with other hours:"):
+    with pytest.raises(BadInput, match=f"expected none of a training with other hours: remove '{out}' to begin anew"):
         tune(data, out, init=start, hours=1, **quick)
     with pytest.raises(BadInput, match="expected another one than that of the start"):
         tune(data, out, init=out, **quick)
@@ -128,12 +136,16 @@ def test_tune(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
 
 def test_the_command(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
     out = tmp_path / "mine"
-    done = sedstream("train", data, "--init", start, "--out", out, "--hours", "0.03", "--quiet")
+    done = sedstream("train", data, "--init", start, "--out", out, "--hours", "0.001", "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("valid, nobody 3.1.4, per frame: unweighted average recall 0.")
     assert "\nvalid, mine, per frame: unweighted average recall 0." in done.stdout
     assert sedstream("diarize", "--model", out, "--plan", "live", clip).returncode == 0
-    assert sedstream("models", out).stdout.startswith("# mine\n")
+    card = sedstream("models", out).stdout
+    assert card.startswith("# mine\n")
+    assert json.loads((out / "metrics.json").read_text())["hours"] == 0.001
+    assert "\n0.001 h of augmented speech (" in card
+    assert "\n- Few voices to judge by, 1: " in card
     fails(
         sedstream("train", data, "--init", start, "--out", tmp_path / "no", "--without", "EmoDB"), "Bad corpora 'EmoDB'"
     )
@@ -155,10 +167,15 @@ def test_bad_outputs(data: Path, start: Path, tmp_path: Path, clip: Path) -> Non
         (clip, "expected one that can be written: File exists"),
         (clip / "model", "expected one that can be written: Not a directory"),
         (Path("/proc/model"), "expected one that can be written: No such file or directory"),
+        *(
+            (tmp_path / name, "expected a name in UTF-8 without control characters")
+            for name in ("n\nl", "\x7f", "\udcff")
+        ),
     ):
-        with pytest.raises(BadInput, match=f"^Bad folder '{out}' to write, {says}$"):
+        told = re.escape(str(out) if str(out).isprintable() else repr(out.name)[1:-1])
+        with pytest.raises(BadInput, match=f"^Bad folder '{told}' to write, {says}$"):
             tune(data, out, init=tmp_path / "none")
-        with pytest.raises(BadInput, match=f"^Bad folder '{out}' to write, {says}$"):
+        with pytest.raises(BadInput, match=f"^Bad folder '{told}' to write, {says}$"):
             train(data, out, init=tmp_path / "none.safetensors")
     with pytest.raises(BadModel, match="Bad start"):
         tune(data, tmp_path / "a" / "b", init=tmp_path / "none")
@@ -245,6 +262,9 @@ def test_bad_tables(tmp_path: Path) -> None:
     assert find_table(tmp_path) == table  # by its name
     with pytest.raises(BadInput, match="Bad header in .*line 1, expected the columns start, end as well"):
         read_rows(table, LABELS)
+    table = write(tmp_path, "a.wav,0,1,angry,0,0", header="file,start,end,emotion,Channel,channel")
+    with pytest.raises(BadInput, match="Bad header in .*line 1, expected 'channel' once"):
+        read_rows(table, LABELS)
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="expected a readable file in UTF-8"):
         read_rows(table, LABELS)
@@ -256,17 +276,23 @@ def test_bad_tables(tmp_path: Path) -> None:
 def test_bad_recordings(tmp_path: Path, clip: Path) -> None:
     shutil.copy(clip, tmp_path / "good.flac")
     (tmp_path / "text.wav").write_text("no audio")
+    soundfile.write(tmp_path / "short.wav", np.ones(1, np.float32), RATE)
     for line, says in (
         ("text.wav,0,1,angry", r"text\.wav'.*\('.*labels\.csv' line 3\)"),
         ("gone.wav,0,1,angry", r"gone\.wav', expected an existing recording \('.*labels\.csv' line 3\)"),
         ("good.flac,10,17,angry", r"Bad span in .*line 3, expected it within the 16\.59 s of 'good\.flac'"),
         ("good.flac,20,,angry", "Bad span in .*line 3"),
+        ("a\0b.wav,0,1,angry", r"a\0b\.wav', expected an existing recording \('.*labels\.csv' line 3\)"),
+        ("short.wav,,,angry", r"Bad span in .*line 3, expected 0\.02 s or more of 'short\.wav'"),
     ):
         write(tmp_path, "good.flac,0,2,neutral", line)
         with pytest.raises(BadInput, match=says):
             load(tmp_path, tmp_path / "store", LABELS, workers=0)
     with pytest.raises(BadInput, match="Bad channel 1 of .*here"):
         read_recording(Named(clip, 1, "here"))
+    write(tmp_path, "good.flac,0,2,neutral,1", "good.flac,2,4,angry,1", header="file,start,end,emotion,channel")
+    with pytest.raises(BadInput, match=r"Bad channel 1 of .*good\.flac', expected a recording that has it"):
+        load(tmp_path, tmp_path / "store", LABELS, workers=0)
 
 
 def test_rows(tmp_path: Path) -> None:
@@ -279,16 +305,20 @@ def test_rows(tmp_path: Path) -> None:
         "b.wav,NaT,NaT,,Bob,train,,0.25,1",
         "b.wav,1,2,sil,Bob,train,,,0",
         "b.wav,2,3,bored,Eve,train,,,0",
+        "c.wav,2,3,bored,Eve\u2028or\x85Ann\x0c,train,,,1",
         header=header,
     )
-    one, two, three, four = read_rows(table, LABELS)
+    one, two, three, four, five = read_rows(table, LABELS)
     assert (one.line, one.start, one.end, one.emotion) == (2, 75, 3000, 0)
     assert (one.speaker, one.split, one.arousal) == ("Ann", "valid", 0.9)
     assert math.isnan(one.valence)
-    assert one.channel is None  # the only one that is named
+    assert one.channel is None  # the only one that is named, as in an answer about the mix
     assert (two.line, two.start, two.end, two.emotion) == (4, 0, 75, 2)
     assert (three.start, three.end, three.emotion, three.valence, three.channel) == (0, None, UNKNOWN, 0.25, 1)
     assert (four.line, four.channel, four.speaker) == (7, 0, "Eve")
+    assert (five.line, five.channel, five.speaker) == (8, 1, "Eve\u2028or\x85Ann")
+    table.write_bytes(table.read_bytes().replace(b"\n", b"\r"))
+    assert [row.line for row in read_rows(table, LABELS)] == [2, 4, 5, 7, 8]
 
 
 def test_what_is_heard_where(tmp_path: Path, speech: NDArray[np.float32]) -> None:
@@ -356,6 +386,24 @@ def test_windows(data: Path, tmp_path: Path) -> None:
     assert sum(frames_of(len(u.samples)) for u in whole) == sum(len(u.speech) for u in whole)
 
 
+@pytest.mark.parametrize("least", [0, 1], ids=["while readers start", "while they read"])
+def test_interrupted_while_recordings_are_read(least: int, start: Path, tmp_path: Path, clip: Path) -> None:
+    for n in range(200):
+        (tmp_path / f"{n}.flac").symlink_to(clip)
+    write(tmp_path, *(f"{n}.flac,,,{LABELS[n % 2]}" for n in range(200)))
+    line = [sys.executable, "-m", "sedstream", "train", tmp_path, "--init", start, "--out", tmp_path / "out", "--quiet"]
+    with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not any(p.stat().st_size >= least for p in (tmp_path / "out").glob("training/speech/*.i16")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3 * (1 - least))
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
+
+
 def test_hold_out() -> None:
     speech = [Told(f"v{n}", f"f{n}-{e}", e, 100) for n in range(40) for e in range(3)]
     held = hold_out(speech)
@@ -377,6 +425,52 @@ def test_hold_out() -> None:
     ):
         with pytest.raises(BadInput, match=says):
             hold_out(bad)
+
+
+def test_hold_out_of_any_speech() -> None:
+    """As much as there should be, or as much as can be spared: no more than a quarter where one voice is less."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        voices = rng.integers(2, 9)
+        speech = [
+            Told(f"v{n % voices}", f"f{n % voices}", int(rng.integers(3)), int(rng.integers(1, 300)))
+            for n in range(rng.integers(voices, 30))
+        ]
+        frames = {f"f{n}": sum(t.frames for t in speech if t.file == f"f{n}") for n in range(voices)}
+        every, total = {t.emotion for t in speech}, sum(frames.values())
+
+        def spared(files: set[str], speech: list[Told] = speech, every: set[int] = every) -> bool:
+            return {t.emotion for t in speech if t.file not in files} == every
+
+        alone = [frames[file] / total for file in frames if spared({file})]
+        if not alone:
+            with pytest.raises(BadInput, match="every voice has an emotion of its own"):
+                hold_out(speech)
+            continue
+        held = hold_out(speech)
+        share = sum(frames[file] for file in held) / total
+        most = next(most for most in (0.25, 0.5, 1.0) if min(alone) <= most)
+        assert spared(held)
+        assert share <= most
+        if share < 0.1:
+            assert not any(share + frames[f] / total <= most and spared({*held, f}) for f in frames if f not in held)
+
+
+def test_hold_out_of_many_voices() -> None:
+    began = time.process_time()
+    speech = [Told(f"v{n}", f"f{n}", e, 100) for n in range(9_000) for e in range(3)]
+    assert len(hold_out(speech)) == 900
+    linked = [Told(f"v{n + m}", f"f{n}", m, 100) for n in range(9_000) for m in range(2)]
+    with pytest.raises(BadInput, match="or share a file"):
+        hold_out(linked)
+    assert time.process_time() - began < 10
+
+
+def test_little_is_not_nothing() -> None:
+    """A fifth of a second is told, or the card would say that the emotion never came."""
+    found = account(Corpora([utterance(0, 10), utterance(1, 500, split="valid")]), LABELS)
+    assert (found["train"]["emotions"]["angry"], found["train"]["minutes"]) == (0.003333, 0.003333)
+    assert found["valid"]["emotions"] == {"angry": 0.0, "bored": 0.1667, "neutral": 0.0}
 
 
 def test_splits_without_enough(tmp_path: Path, clip: Path) -> None:

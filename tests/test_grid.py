@@ -37,7 +37,7 @@ def test_a_short_recording_is_one_block(left: int, steps: int, data: st.DataObje
     assert max(length - n for n, length in enumerate(lengths, 1)) < max(8, plan.step / 10 + 8)
 
 
-@pytest.mark.parametrize("numbers", [(0, 0, 1), (0, 12, 1), (-1, 8, 1), (0, 8, 0)])
+@pytest.mark.parametrize("numbers", [(0, 0, 1), (0, 12, 1), (-1, 8, 1), (0, 8, 0), (10_000, 8, 1), (0, 8, 10**20)])
 def test_a_plan_off_the_grid_is_refused(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(BadInput, match="Bad plan"):
         Plan(*numbers)

@@ -1,5 +1,6 @@
 """Manifests and weights: what is installed is whole, what is not is told."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,18 @@ def test_unknown_model(name: str) -> None:
         (lambda t: t.replace('"happy"', '"neutral"'), "Bad labels"),
         (lambda t: t.replace('"weights.safetensors"', '"../weights.safetensors"'), "expected a name inside"),
         (lambda t: t.replace('sha256 = "', 'sha256 = "0'), "expected sha256"),
+        (lambda t: t.replace("switch = 2048", "switch = 99999999999999999999"), "Bad decoder costs .* 0 to 1000000"),
+        (lambda t: t.replace("min_speech = 8", "min_speech = 99999999999"), "Bad VAD durations .* 1 to 10000 frames"),
+        (lambda t: t.replace("left = 355", "left = 99999999999"), "Bad plan of 100000000415 frames, expected 10000 or"),
+        (lambda t: t.replace("= 2.045", f"= {'9' * 400}"), "Bad temperature inf, expected 0.001 to 1000"),
+        (lambda t: t.replace("= 2.045", f"= {'9' * 5000}"), "expected readable TOML: Exceeds the limit"),
+        (lambda t: t.replace("= 2.045", "= 1e-320"), "Bad temperature 1e-320, expected 0.001 to 1000"),
+        (lambda t: t.replace('"weights.safetensors"', r'"a\u0000b"'), "expected a name inside"),
+        (
+            lambda t: re.sub(r"\[plans\.\w+\]\n(\w+ = \d+\n)+", "", t) + "[plans]\n",
+            "Bad plans {}, expected one or more",
+        ),
+        (lambda t: re.sub('sha256 = ".*"', 'sha256 = ""', t), "expected their sha256 in the manifest"),
     ],
 )
 def test_bad_manifest(change: Callable[[str], str], says: str, folder: Path) -> None:

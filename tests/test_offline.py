@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 import sedstream
-from sedstream.errors import BadInput
+from sedstream.errors import BadInput, BadModel
 from sedstream.events import Arousal, Final
 from sedstream.zoo import Model
 
@@ -101,6 +101,8 @@ def test_bad_arguments(model: Model, speech: Array, clip: Path, tmp_path: Path) 
         sedstream.diarize(speech, rate=16_000, model=model, labels="happy")
     with pytest.raises(BadInput, match="^Bad label 'cross', expected some of neutral, happy"):
         sedstream.diarize(speech, rate=16_000, model=model, labels="cross")
+    with pytest.raises(BadModel, match=r"^Bad plan \['batch'\], expected one of fast, live, slow, batch"):
+        sedstream.diarize(speech, rate=16_000, model=model, plan=["batch"])  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=r"shape \(4, 3\)"):
         sedstream.diarize(np.zeros((4, 3), np.float32), rate=16_000, model=model)
     with pytest.raises(BadInput, match="at least one"):

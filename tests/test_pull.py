@@ -135,12 +135,15 @@ def test_what_came_is_kept_for_the_next_run(shelf: Shelf, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("left", [bytes(300), bytes(2_000_000)])
+@pytest.mark.parametrize("mark", ['"another"', '"another"\n', '"änother"'])
 @pytest.mark.parametrize("tagged", [True, False])
-def test_another_file_or_no_ranges_begin_anew(shelf: Shelf, tmp_path: Path, tagged: bool, left: bytes) -> None:
+def test_another_file_or_no_ranges_begin_anew(
+    shelf: Shelf, tmp_path: Path, tagged: bool, mark: str, left: bytes
+) -> None:
     """What is left of another version of the file never gets into it."""
     shelf.ranges, shelf.tagged = tagged, tagged
     (tmp_path / "it.part").write_bytes(left)
-    (tmp_path / "it.etag").write_text('"another"')
+    (tmp_path / "it.etag").write_text(mark)
     fetch(f"{shelf.url}/it", tmp_path / "it")
     assert (tmp_path / "it").read_bytes() == shelf.files["it"]
     assert names(tmp_path) == ["it"]
@@ -224,12 +227,33 @@ def test_the_first_pull_is_trusted_and_no_other(model: Path, shelf: Shelf) -> No
     load(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "share", "came"),
+    [*((name, 0, came) for name in FILES for came in (b"<html>Sorry", b"")), *((name, 0.5, b"") for name in FILES[2:])],
+)
+def test_a_first_pull_that_is_no_model(model: Path, shelf: Shelf, name: str, share: float, came: bytes) -> None:
+    """It is not trusted, and another pull repairs it."""
+    (place,) = (place for place in shelf.files if place.endswith(name))
+    whole = shelf.files[place]
+    shelf.files[place] = came or whole[: int(share * len(whole))]
+    with pytest.raises(BadModel, match="Bad .*; what was pulled is removed, pull it again$"):
+        catalogue.pull(str(model), quiet=True)
+    assert (names(model), sums(model)) == (["CARD.md", SUMS, "manifest.toml"], {})
+    shelf.files[place] = whole
+    assert load(catalogue.pull(str(model), quiet=True)).manifest.pulled
+
+
 def test_pull_elsewhere(model: Path, tmp_path: Path) -> None:
     there = tmp_path / "some" / "where"
     done = sedstream("models", "pull", model, "--to", there, "--quiet")
     assert done.returncode == 0, done.stderr
     assert SUMS not in names(model)
     load(there)
+    again = sedstream("models", "pull", there, "--to", there, "--quiet")
+    assert (again.returncode, again.stderr) == (0, "")
+    (there / SUMS).unlink()
+    with pytest.raises(BadModel, match="expected their sha256 in SHA256SUMS: sedstream models pull tiny-sed$"):
+        load(there)
     assert sedstream("models", there).stdout == "# tiny\n"
     fails(sedstream("models", "pull", "sedstream-base", "--to", there), "expected one whose weights are pulled")
     (there / "manifest.toml").write_text("other = 1\n")

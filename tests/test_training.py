@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 from collections import defaultdict
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from sedstream.training.batches import FRAMES, ROWS, Batch, Batches, Source
 from sedstream.training.brain import Learner
 from sedstream.training.concatenations import PATTERNS, UNHEARD, Piece, Speakers, follow, pieces, window
 from sedstream.training.corpora import UNKNOWN, Utterance, load, read_audio, read_index, read_speech, targets
+from sedstream.training.interrupted import WholeCheckpointer
 from sedstream.training.objective import calibrate, concordance, emotion_loss, recalls
 from sedstream.training.publish import LABELS, toml
 from sedstream.training.recipe import judge, train
@@ -453,6 +455,22 @@ def test_a_checkpoint_that_was_cut_off(file: str | None, data: Path, checkpoint:
     train(data, tmp_path / "model", hours=0.1, **settings)
     log = tmp_path / "model" / "training" / "log.txt"
     assert [line.split()[1] for line in log.read_text().splitlines()] == ["1", "2"]
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What cannot be written is told, and where: decoded speech, and checkpoints."""
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / f"speech-{sha256(b'key').hexdigest()[:12]}.i16").symlink_to("/dev/full")
+    silence = np.zeros(9_000, np.int16), np.zeros(29, np.bool_)
+    with pytest.raises(BadInput, match=f"Bad folder '{store}' to write, .*: No space left on device"):
+        next(corpora.decode(lambda source: silence, [1, 2], "key", store, 0))
+    kept = tmp_path / "checkpoints"
+    (kept / "CKPT+full").mkdir(parents=True)
+    (kept / "CKPT+full" / "learner.ckpt").symlink_to("/dev/full")
+    checkpointer = WholeCheckpointer(kept, {"learner": torch.nn.Linear(300, 300)})
+    with pytest.raises(BadInput, match=f"Bad folder '{kept}' to write, expected room in it: "):
+        checkpointer.save_and_keep_only(name="full")
 
 
 def test_a_training_goes_on_from_no_other(data: Path, checkpoint: Path, tmp_path: Path) -> None:

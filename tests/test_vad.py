@@ -99,7 +99,9 @@ def test_it_hears_speech_and_not_silence(speech: NDArray[np.float32]) -> None:
     assert 9.5 <= seconds.max() <= 10.5
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": 0.2}, {"release": 0.0}, {"min_speech": 0}, {"min_silence": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": 0.2}, {"release": 0.0}, {"min_speech": 0}, {"min_silence": 0}, {"min_speech": 10_001}]
+)
 def test_bad_settings(wrong: dict[str, float]) -> None:
     with pytest.raises(BadModel, match="Bad VAD"):
         VadSettings(**wrong)  # type: ignore[arg-type]

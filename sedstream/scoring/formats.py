@@ -84,8 +84,7 @@ def table(file: Path, text: str, sheet: Sheet) -> None:
         if not header:
             header = [name.strip().lower() for name in row]
             _require(header, "header", where)
-            if twice := next((name for name in header if header.count(name) > 1), None):
-                raise BadInput(f"Bad header in {where}, expected '{twice}' once")
+            forbid_twice(header, where)
             continue
         if len(row) != len(header):
             raise BadInput(f"Bad row of {len(row)} fields in {where}, expected {len(header)}")
@@ -183,6 +182,12 @@ def _require(names: Iterable[str], what: str, where: str) -> None:
     missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise BadInput(f"Bad {what} in {where}, expected {', '.join(REQUIRED)}: '{missing[0]}' is missing")
+
+
+def forbid_twice(header: list[str], where: str) -> None:
+    """Raise ``BadInput`` where two columns have one name; any number may have none."""
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise BadInput(f"Bad header in {where}, expected '{twice}' once")
 
 
 def _span(start: Any, end: Any, where: str) -> tuple[int, int]:

@@ -19,5 +19,5 @@ class VadSettings:
     def __post_init__(self) -> None:
         if not 0 < self.release <= self.threshold < 1:
             raise BadModel(f"Bad VAD thresholds {self.threshold}, {self.release}, expected 0 < release ≤ threshold < 1")
-        if self.min_speech < 1 or self.min_silence < 1:
-            raise BadModel(f"Bad VAD durations {self.min_speech}, {self.min_silence}, expected 1 frame or more")
+        if not (1 <= self.min_speech <= 10_000 and 1 <= self.min_silence <= 10_000):
+            raise BadModel(f"Bad VAD durations {self.min_speech}, {self.min_silence}, expected 1 to 10000 frames")

@@ -17,6 +17,7 @@ from ..encoders.wav2vec import Wav2VecEncoder
 from ..encoders.whisper import SILENCE
 from .batches import Batch
 from .objective import concordance, emotion_loss
+from .publish import writing
 from .teacher import Teacher
 
 CHUNKS = ((8, 7), (16, 15), (16, 15), (32, 27), (64, 31), (384, 31))
@@ -164,7 +165,7 @@ class Diarizer(sb.Brain):  # type: ignore[misc]
         self.loss[stage] = float(stage_loss)
         if stage == sb.Stage.VALID:
             train_loss = self.loss.get(sb.Stage.TRAIN, math.nan)
-            with self.log.open("a", encoding="utf-8") as file:
+            with writing(self.log.parent), self.log.open("a", encoding="utf-8") as file:
                 print(f"epoch: {epoch} - train loss: {train_loss:.3f} - valid loss: {stage_loss:.3f}", file=file)
             self.checkpointer.save_and_keep_only(meta={"loss": float(stage_loss)}, num_to_keep=1)
 

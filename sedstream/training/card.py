@@ -23,7 +23,7 @@ Which emotion appears when, for every 20 ms of speech: {labels}, and arousal and
 
 ## Trained on
 
-{hours:g} hours of augmented speech (noise, echo, telephone band, level; half of it as it was recorded where a recording
+{hours:g} h of augmented speech (noise, echo, telephone band, level; half of it as it was recorded where a recording
 has several labels, the rest joined of one speaker's utterances), drawn from:
 
 | | train | valid |
@@ -65,7 +65,7 @@ def card(name: str, start: Manifest, figures: Mapping[str, Any]) -> str:
     """The page of a model of that name, from its start and from what `tune` found out."""
     speech = figures["speech"]
     shared = speech["shared_speakers"]
-    voices = f"{shared} speakers are in both." if shared else "No speaker is in both."
+    voices = f"Speakers in both: {shared}." if shared else "No speaker is in both."
     return PAGE.format(
         name=name,
         start=f"{start.name} {start.version}",
@@ -138,7 +138,5 @@ def _limits(figures: Mapping[str, Any], start: Manifest) -> list[str]:
     if speech["shared_speakers"]:
         told.append("- The figures above are partly of voices that it was trained on: new voices will be worse.")
     elif speech["valid"]["speakers"] < 5:
-        told.append(
-            f"- {speech['valid']['speakers']} voices are few to judge by: voices differ more than anything else."
-        )
+        told.append(f"- Few voices to judge by, {speech['valid']['speakers']}: voices differ more than anything else.")
     return told

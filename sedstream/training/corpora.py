@@ -3,10 +3,11 @@
 import csv
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -20,7 +21,7 @@ from ..grid import HOP, RATE, frames_of
 from ..speech.settings import VadSettings
 from ..speech.silero import CHUNK, CONTEXT, Silero, new_state
 from ..speech.vad import Segmenter
-from .publish import LABELS
+from .publish import LABELS, writing
 from .rows import UNKNOWN
 
 COLUMNS = ("path", "corpus", "speaker", "emotion", "label_original", "intensity", "split")
@@ -204,14 +205,15 @@ def decode(
 ) -> Iterator[Speech]:
     """What `read` makes of each source, in their order: once for each `key`, then it is kept in the folder `store`.
 
-    `read` and the sources go to `workers` processes; 0: this one.
+    `read` and the sources go to `workers` processes; 0: this one. Raises `BadInput` where the store cannot be written.
     """
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
     file = store / f"speech-{digest}.i16"
     ends_file = store / f"speech-{digest}.npz"
     if not ends_file.is_file():
-        store.mkdir(parents=True, exist_ok=True)
-        _decode(read, sources, file, ends_file, workers)
+        with writing(store):
+            store.mkdir(parents=True, exist_ok=True)
+            _decode(read, sources, file, ends_file, workers)
     with np.load(ends_file, allow_pickle=False) as table:
         ends, flags = table["ends"], table["flags"]
     samples = np.memmap(file, np.int16, "r")
@@ -232,8 +234,7 @@ def _decode(
 ) -> None:
     ends, flags, end = [], [], 0
     with file.open("wb") as out, ProcessPoolExecutor(workers or 1, get_context("spawn")) as pool:
-        share = max(1, min(64, len(sources) // (4 * (workers or 1))))
-        for samples, speech in pool.map(read, sources, chunksize=share) if workers else map(read, sources):
+        for samples, speech in _spread(pool, read, sources, workers) if workers else map(read, sources):
             out.write(samples.tobytes())
             end += len(samples)
             ends.append(end)
@@ -241,6 +242,24 @@ def _decode(
     whole = ends_file.with_suffix(".part.npz")
     np.savez(whole, ends=np.array(ends, np.int64), flags=np.concatenate(flags))
     os.replace(whole, ends_file)
+
+
+def _spread(
+    pool: ProcessPoolExecutor, read: Callable[[Source], Speech], sources: Sequence[Source], workers: int
+) -> Iterator[Speech]:
+    """What a pool's processes read. They start here, and Ctrl-C does not reach them: their parent tells."""
+    share = max(1, min(64, len(sources) // (4 * workers)))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return pool.map(partial(_unless_interrupted, read), sources, chunksize=share)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _unless_interrupted(read: Callable[[Source], Speech], source: Source) -> Speech:
+    if signal.SIGINT in signal.sigpending():  # the parent waits for us
+        raise KeyboardInterrupt
+    return read(source)
 
 
 def _utterances(rows: list[dict[str, str]], parts: Iterable[Speech]) -> Iterator[Utterance]:

@@ -1,6 +1,6 @@
 """Which voices are held out for validation, where the labels do not say it."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import NamedTuple
@@ -41,15 +41,20 @@ def hold_out(speech: Sequence[Told]) -> set[str]:
             "a column split that says train or valid"
         )
     order = sorted(groups, key=lambda name: sha256(name.encode(errors="surrogateescape")).digest())
-    total = sum(part.frames for part in speech)
+    sizes = {name: sum(part.frames for part in parts) for name, parts in groups.items()}
+    emotions = {name: Counter(part.emotion for part in parts) for name, parts in groups.items()}
+    total = sum(sizes.values())
     held: list[str] = []
+    taken = 0
+    left = Counter(part.emotion for part in speech)
     for most in (MOST, 0.5, 1.0):
         for name in order:
-            size = sum(part.frames for held_name in (*held, name) for part in groups[held_name])
-            rest = [part for other in groups if other not in (*held, name) for part in groups[other]]
-            if size <= most * total and len({p.emotion for p in rest}) == len({p.emotion for p in speech}):
+            spared = all(left[emotion] > count for emotion, count in emotions[name].items())
+            if spared and taken + sizes[name] <= most * total:
                 held.append(name)
-            if sum(part.frames for held_name in held for part in groups[held_name]) >= SHARE * total:
+                taken += sizes[name]
+                left -= emotions[name]
+            if taken >= SHARE * total:
                 break
         if held:
             return {part.file for name in held for part in groups[name]}
@@ -65,7 +70,7 @@ def _together(speech: Sequence[Told]) -> dict[str, str]:
 
     def root(name: str) -> str:
         while first[name] != name:
-            name = first[name]
+            first[name] = name = first[first[name]]
         return name
 
     owner: dict[str, str] = {}

@@ -11,6 +11,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 from ..errors import BadInput
 from ..exports.screen import write_whole
+from .publish import writing
 
 
 class WholeCheckpointer(Checkpointer):  # type: ignore[misc]
@@ -23,6 +24,15 @@ class WholeCheckpointer(Checkpointer):  # type: ignore[misc]
             if set(self.recoverables) - set(files) or not all(_is_whole(path) for path in files.values()):
                 shutil.rmtree(checkpoint.path)
         return super().recover_if_possible(*arguments, **named)
+
+    def save_and_keep_only(self, *arguments: Any, **named: Any) -> None:
+        """As SpeechBrain does it. Raises `BadInput` where it cannot be written."""
+        try:
+            with writing(self.checkpoints_dir):
+                super().save_and_keep_only(*arguments, **named)
+        except RuntimeError as error:  # torch's, of a full disk
+            reason = " ".join(str(error).split())
+            raise BadInput(f"Bad folder '{self.checkpoints_dir}' to write, expected room in it: {reason}") from error
 
 
 def _is_whole(path: Path) -> bool:
@@ -44,10 +54,13 @@ def claim(work: Path, name: str, now: Mapping[str, Any]) -> None:
     except ValueError:
         before = None
     if (work / "checkpoints").is_dir() and before != now:
+        # A model whose training is gone is nobody's to write over: it goes with it.
+        place = work.parent if (work.parent / "manifest.toml").exists() else work
         others = [key for key in now if before is None or before.get(key) != now[key]]
         raise BadInput(
             f"Bad folder '{work.parent}' to write, expected none of a training with other {' and '.join(others)}: "
-            f"remove '{work}' to begin anew"
+            f"remove '{place}' to begin anew"
         )
-    work.mkdir(parents=True, exist_ok=True)
+    with writing(work):
+        work.mkdir(parents=True, exist_ok=True)
     write_whole(note, json.dumps(now).encode())

@@ -100,7 +100,7 @@ def _state(source: Source) -> str:
     """A recording's name, and what changes when the recording does."""
     try:
         now = source.path.stat()
-    except OSError:
+    except (OSError, ValueError):  # no such file, or no name that a system takes
         return str(source.path)  # reading it will say more
     return f"{source.path} {source.channel} {now.st_size} {now.st_mtime_ns}"
 
@@ -119,6 +119,8 @@ def _utterances(
         heard = row.start + np.flatnonzero(flags[row.start : last])
         # Where the VAD finds nothing, whoever set the label knows better.
         first, last = (int(heard[0]), int(heard[-1]) + 1) if len(heard) else (row.start, min(last, len(flags)))
+        if len(samples[first * HOP : last * HOP]) < HOP:
+            raise BadInput(f"Bad span in '{table}' line {row.line}, expected {HOP / RATE} s or more of '{row.file}'")
         spoken = flags if len(heard) else np.ones_like(flags)
         if end < first:
             nothing = Row(row.line, row.file, None, end, first, UNKNOWN, row.speaker, row.split, np.nan, np.nan)

@@ -1,8 +1,8 @@
 """Write a model folder: half-precision safetensors and the manifest that `sedstream.zoo` reads."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..errors import BadInput
+from ..exports.naming import one_line
 from ..exports.screen import check_writable, write_whole
 
 LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
@@ -39,21 +40,32 @@ def _literal(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While something is written in a folder: an `OSError` becomes a `BadInput` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"Bad folder '{folder}' to write, expected one that can be written: {error.strerror}") from error
+
+
 def check(folder: Path) -> None:
     """Look, before the work, whether a training may write a model there. Leaves nothing behind.
 
     Raises:
-        BadInput: it cannot be written, or holds a model that no training made there.
+        BadInput: it cannot be written, holds a model that no training made there, or has a name that no model can have.
     """
     missing = []
     try:
-        if (folder / "manifest.toml").exists() and not (folder / "training").is_dir():
-            raise BadInput(f"Bad folder '{folder}' to write, expected none with a model that was not trained there")
-        missing = [place for place in (folder, *folder.parents) if not place.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        check_writable(folder / "manifest.toml")
-    except OSError as error:
-        raise BadInput(f"Bad folder '{folder}' to write, expected one that can be written: {error.strerror}") from error
+        with writing(folder):
+            name = folder.resolve().name  # which the model gets
+            if one_line(name) != name:
+                raise BadInput(f"Bad folder {name!r} to write, expected a name in UTF-8 without control characters")
+            if (folder / "manifest.toml").exists() and not (folder / "training").is_dir():
+                raise BadInput(f"Bad folder '{folder}' to write, expected none with a model that was not trained there")
+            missing = [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            check_writable(folder / "manifest.toml")
     finally:
         for place in missing:
             with suppress(OSError):

@@ -1,6 +1,7 @@
 """A user's labels: a CSV with a span of a recording and its emotion a line, read and checked."""
 
 import csv
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from ..errors import BadInput
 from ..grid import HOP, RATE
-from ..scoring.formats import seconds_of
+from ..scoring.formats import forbid_twice, seconds_of
 from ..scoring.labels import ALIASES, EMOTIONS, SILENCE, vocabulary
 from ..scoring.sheet import SECOND, ticks
 
@@ -126,7 +127,7 @@ def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"Bad labels '{table}', expected a readable file in UTF-8: {error}") from error
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text), strict=True)  # lines end as in text files, not as `str.splitlines` has it
     header: list[str] = []
     try:
         for values in reader:
@@ -138,6 +139,7 @@ def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 missing = [name for name in REQUIRED if name not in header]
                 if missing:
                     raise BadInput(f"Bad header in {where}, expected the columns {', '.join(missing)} as well")
+                forbid_twice(header, where)
                 continue
             if len(values) != len(header):
                 raise BadInput(f"Bad row of {len(values)} fields in {where}, expected {len(header)}")
@@ -208,11 +210,11 @@ def _channel(fields: Mapping[str, str], where: str) -> int | None:
 
 
 def _mixed(rows: list[Row]) -> list[Row]:
-    """A recording of which only one channel is named is heard as a mix, as `sedstream diarize` hears it."""
+    """A recording of which only channel 0 is named is heard as a mix: an answer of `sedstream diarize` calls it so."""
     channels: dict[str, set[int | None]] = {}
     for row in rows:
         channels.setdefault(row.file, set()).add(row.channel)
-    return [row if len(channels[row.file]) > 1 else replace(row, channel=None) for row in rows]
+    return [replace(row, channel=None) if channels[row.file] == {0} else row for row in rows]
 
 
 def _check(rows: Sequence[Row], table: Path, labels: Sequence[str]) -> None:

@@ -111,7 +111,7 @@ def tune(
         **(rates | schedule),
     )
     before = report.pop("start", None)
-    figures = {**report, "hours": round(hours, 2), "init": f"{start.name} {start.version}", "before": before}
+    figures = {**report, "hours": _short(hours), "init": f"{start.name} {start.version}", "before": before}
     figures |= {"frozen": frozen, "speech": speech}
     write_whole(out / "metrics.json", json.dumps(_finite(figures), indent=1).encode() + b"\n")
     write_whole(out / "CARD.md", card(name, start, figures).encode())
@@ -130,12 +130,17 @@ def account(corpora: Corpora, labels: tuple[str, ...]) -> dict[str, Any]:
         found[split] = {
             "recordings": len({u.file for u in here}),
             "speakers": len({u.speaker for u in here}),
-            "minutes": round(float(sum(u.speech.sum() for u in here)) * HOP / RATE / 60, 2),
-            "emotions": {label: round(float(value), 2) for label, value in minutes.items()},
+            "minutes": _short(sum(u.speech.sum() for u in here) * HOP / RATE / 60),
+            "emotions": {label: _short(value) for label, value in minutes.items()},
         }
     voices = [{u.speaker for u in corpora.split(split)} for split in ("train", "valid")]
     found["shared_speakers"] = len(voices[0] & voices[1])
     return found
+
+
+def _short(number: float) -> float:
+    """Four digits of a number: what is little is not nothing."""
+    return float(f"{number:.4g}")
 
 
 def _settings(start: Manifest) -> dict[str, Any]:
