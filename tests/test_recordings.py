@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -98,8 +99,6 @@ def test_side_by_side_is_one_by_one(channels: str, calls: Path, model: Model) ->
 
 
 def test_a_consumer_that_stops_early_leaves_no_thread(calls: Path, model: Model) -> None:
-    import threading
-
     before = threading.active_count()
     answers = diarize_many([path for path, _ in find_recordings([str(calls)])] * 5, model=model)
     assert isinstance(next(answers)[1], Diarization)
@@ -128,6 +127,21 @@ class Watched(Model):
     def __call__(self, blocks: Array, *arguments: Any) -> Any:
         self.calls.append(len(blocks))
         return super().__call__(blocks, *arguments)
+
+
+def test_what_nobody_foresaw_in_a_reader_ends_the_run(
+    calls: Path, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised, as it is no fault of a recording, and leaves no thread: here, an ffprobe that talks nonsense."""
+    for name in ("ffprobe", "ffmpeg"):
+        (tmp_path / name).write_text("#!/bin/sh\necho nonsense\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "odd.mka").write_bytes(b"nothing that libsndfile knows")
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="^Expecting value"):
+        list(diarize_many([calls / "a.wav", tmp_path / "odd.mka", calls / "silence.wav"], model=model))
+    assert threading.active_count() == before
 
 
 def test_recordings_share_the_calls_of_the_model(speech: Array, tmp_path: Path, model: Model) -> None:

@@ -18,7 +18,7 @@ from wire import CLOSE, START, check, check_client, everything, talk
 import sedstream
 from sedstream.audio import pcm
 from sedstream.errors import BadMessage, Unavailable
-from sedstream.serving import link
+from sedstream.serving import link, tokens
 from sedstream.serving.client import Client
 from sedstream.serving.operation import drain
 from sedstream.serving.server import Server
@@ -234,6 +234,85 @@ def test_an_idle_connection_is_closed_and_can_be_resumed(model: Model) -> None:
             assert (await everything(silent)) == ([], 4010)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("how", "seconds", "code"),
+    [("breaks off", 0.2, 1001), ("breaks off", 0, 1001), ("leaves", 30, 1001), ("idle", 0.2, 4010)],
+)
+def test_who_follows_a_call_gets_the_finals_of_a_client_that_vanished(
+    how: str, seconds: float, code: int, model: Model, heard: Array, audio: bytes
+) -> None:
+    """As if it had said ``close``, once nobody can go on with it; alerts end before the call does."""
+    rule = {"name": "speech", "track": "arousal", "threshold": 0.0}
+
+    async def run() -> tuple[Messages, str]:
+        idle = 1 if how == "idle" else 60
+        async with Server(model, port=0, resume_seconds=seconds, idle_seconds=idle) as server:
+            watcher = await connect(server.url.replace("/v1/stream", "/v1/watch"), compression=None)
+            await settle(lambda: server.hub._watchers)
+            socket, _ = await begin(server.url, alerts=[rule])
+            await socket.send(audio)
+            await settle(lambda: any(call.received == len(heard) for call in server.sessions.values()))
+            if how == "breaks off":
+                socket.transport.abort()
+            elif how == "leaves":
+                await socket.close()
+            followed = await until(watcher, "session.end")
+            assert not server.lines._lines
+            await watcher.close()
+            return followed, server.metrics.text()
+
+    followed, metrics = asyncio.run(run())
+    assert finals(followed) == offline(heard, model)
+    assert [m["state"] for m in followed if m["type"] == "alert"] == ["begin", "end"]
+    end = followed[-1]
+    assert (end["reason"], end["duration"], end["segments"]) == ("lost", 4.0, len(finals(followed)))
+    assert f'sedstream_calls_ended_total{{code="{code}"}} 1.0' in metrics
+
+
+def test_a_client_that_begins_anew_finds_the_place_of_its_old_call(
+    model: Model, heard: Array, audio: bytes, tmp_path: Path
+) -> None:
+    """Which still gets its finals."""
+    path = tmp_path / "tokens.toml"
+    bearer = {"Authorization": f"Bearer {tokens.add(path, 'one', scopes=['stream', 'watch'], sessions=1)}"}
+    other = {"Authorization": f"Bearer {tokens.add(path, 'other', scopes=['watch'])}"}
+
+    async def run() -> Messages:
+        async with Server(model, port=0, tokens=path, max_sessions=1) as server:
+            url = server.url.replace("/v1/stream", "/v1/watch")
+            watcher = await connect(url, compression=None, additional_headers=other)
+            await settle(lambda: server.hub._watchers)
+            for _ in range(2):
+                socket = await connect(server.url, compression=None, additional_headers=bearer)
+                await socket.send(json.dumps(START))
+                assert check(json.loads(await socket.recv()))["type"] == "session.ready"
+                await socket.send(audio)
+                await settle(lambda: any(call.received == len(heard) for call in server.sessions.values()))
+                socket.transport.abort()
+                await settle(lambda: server.lines.away)
+            followed = await until(watcher, "session.end")
+            await watcher.close()
+            return followed
+
+    assert finals(asyncio.run(run())) == offline(heard, model)
+
+
+def test_a_server_that_stops_forgets_no_call(model: Model, audio: bytes) -> None:
+    """However it stops: those that wait for their client, and those that still end, are told to be over."""
+
+    async def run() -> Server:
+        async with Server(model, port=0, resume_seconds=0.05) as server:
+            for _ in range(2):
+                socket, _ = await begin(server.url)
+                await socket.send(audio)
+            await settle(lambda: sum(call.received for call in server.sessions.values()) >= 64_000)
+        return server
+
+    server = asyncio.run(run())
+    assert not server.sessions
+    assert 'sedstream_calls_ended_total{code="1001"} 2.0' in server.metrics.text()
 
 
 def test_pause_is_a_gap_and_nothing_of_it_is_heard(model: Model, heard: Array) -> None:

@@ -227,6 +227,12 @@ def test_tokens_paths_heads_and_origins(model: Model, speech: Array, keys: Keys)
         status, body = await answer(server.url, request(Upgrade=None, Connection=None, Authorization=good))
         assert status == 426
         assert keys.good not in body
+        for path in ("/v1/stream", "/healthz"):
+            for headers in ({}, {"Content_Length": "5"}, {"Transfer_Encoding": "chunked"}):
+                said = await answer(server.url, request(path, "POST", **headers) + b"hello"[: 5 * len(headers)])
+                assert said == (405, "expected GET\n"), headers
+            said = await answer(server.url, request(path, Content_Length="5") + b"hello")
+            assert said == (400, "expected a request without a body\n")
         protocols = ["sedstream.v1", f"sedstream.token.{keys.good}"]  # as a browser does, which cannot set headers
         async with connect(server.url, subprotocols=protocols, origin=DESK, compression=None) as socket:  # type: ignore[arg-type]
             assert socket.subprotocol == "sedstream.v1"

@@ -233,6 +233,8 @@ BAD = [
     ([START | {"audio": {"channels": 3}}], "bad_value", 1008),
     ([START | {"audio": {"channels": True}}], "bad_value", 1008),
     ([START | {"audio": {"channels": 2, "roles": ["a"]}}], "bad_value", 1008),
+    *(([START | {"audio": {"roles": roles}}], "bad_value", 1008) for roles in (0, {}, "", False)),
+    ([START | {"v": True}], "bad_version", 1008),
     ([START | {"audio": 7}], "bad_value", 1008),
     ([START | {"audio": {"mix": 1}}], "bad_value", 1008),
     ([START | {"model": "gpt"}], "bad_model", 1008),

@@ -17,6 +17,8 @@ from telephone import CHUNK, CONVERSATION, Genesys, duration, mulaw, offer, pack
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response
+from wire import check
 
 import sedstream
 from sedstream.audio import pcm
@@ -87,7 +89,7 @@ async def watched(url: str, session: str | None, run: Awaitable[Any], ends: int 
     async def follow() -> None:
         ended = 0
         async for text in watcher:
-            heard.append(json.loads(text))
+            heard.append(check(json.loads(text)))
             ended += heard[-1]["type"] == "session.end"
             if ended == ends:
                 return
@@ -130,6 +132,7 @@ def test_a_twilio_call_gives_the_segments_of_the_file(model: Model, coded: bytes
     assert finals(heard) == expected
     assert heard[0]["type"] == "session.ready"
     assert heard[0]["audio"]["roles"] == ["customer", "agent"]
+    assert heard[0]["audio"]["encoding"] == "mulaw"
     assert not [message for message in heard if message["type"] in ("gap", "error")]
     assert heard[-1]["duration"] == len(coded) / 2 / 8000
     assert heard[-1]["reason"] == "closed"
@@ -209,6 +212,7 @@ def test_an_audiohook_dialogue_gives_the_segments_of_the_file(
     heard = asyncio.run(run())
     assert finals(events) == expected
     assert finals(heard) == expected
+    assert heard[0]["audio"]["encoding"] == ("mulaw" if form == "PCMU" else "s16le")
     assert kinds[0] == "opened"
     assert kinds[-1] == "closed"
     assert kinds.count("pong") == -(-len(samples) // 1600 // 20)
@@ -438,6 +442,34 @@ def test_an_asterisk_call_gives_the_segments_of_the_file(model: Model, sides: Ar
     assert {row["role"] for row in finals(heard)} == {"customer"}
 
 
+def test_the_fastest_asterisk_call_is_told_as_it_is(model: Model) -> None:
+    async def talk(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(packet(0x01, bytes(16)) + packet(0x18, bytes(38_400)) + packet(0x00))
+        assert await reader.read() == b""
+        writer.close()
+
+    async def run() -> Rows:
+        async with serving(model) as (server, url), Asterisk(server, "127.0.0.1", 0) as asterisk:
+            return await watched(url, None, talk(asterisk.port))
+
+    heard = asyncio.run(run())
+    assert (heard[0]["audio"]["rate"], heard[0]["audio"]["encoding"]) == (192_000, "s16le")
+    assert heard[-1]["duration"] == 0.1
+
+
+def test_a_hangup_before_any_audio_closes_the_connection(model: Model) -> None:
+    async def run() -> None:
+        async with serving(model) as (server, _), Asterisk(server, "127.0.0.1", 0) as asterisk:
+            for first in (packet(0x01, bytes(16)), b""):
+                reader, writer = await asyncio.open_connection("127.0.0.1", asterisk.port)
+                writer.write(first + packet(0x00))
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+                writer.close()
+
+    asyncio.run(run())
+
+
 def test_the_agent_is_not_analysed_unless_allowed(model: Model, coded: bytes, expected: Rows) -> None:
     """Nothing of that channel reaches the engine; AudioHook does not even ask for it where the client offers so."""
     client = Genesys()
@@ -486,7 +518,14 @@ def test_bad_platforms_get_a_code_and_hurt_nobody(model: Model, coded: bytes, ex
                     await socket.send("{")
                     with pytest.raises(ConnectionClosed):
                         await socket.recv()
-                    assert socket.close_code == 1008
+                    assert (socket.close_code, socket.close_reason) == (1008, "bad_seq: Bad seq 9, expected 2")
+                client = Genesys()
+                async with connect(url + "/v1/audiohook") as socket:
+                    await socket.send(client.open(offer()))
+                    await socket.send(client.say("ping", seq=9))
+                    await socket.send(client.say("close", {"reason": "disconnect"}))
+                    kinds = [client.hear(await socket.recv())["type"] for _ in range(3)]
+                    assert kinds == ["opened", "disconnect", "closed"]
                 for data in (b"", packet(0x10, b"\0\0"), packet(0x01, bytes(16)) + packet(0x10, bytes(640)) + b"\x10"):
                     reader, writer = await asyncio.open_connection("127.0.0.1", asterisk.port)
                     writer.write(data)
@@ -506,6 +545,26 @@ def test_bad_platforms_get_a_code_and_hurt_nobody(model: Model, coded: bytes, ex
             return heard
 
     assert finals(asyncio.run(run())) == expected
+
+
+@pytest.mark.parametrize(
+    ("role", "told"),
+    [
+        ("foo", "bad_value: Bad inbound 'foo', expected customer or agent"),
+        ("é" * 80, f"bad_value: Bad inbound '{'é' * 49}"),  # a close frame has room for 123 bytes
+    ],
+    ids=["short", "long"],
+)
+def test_the_first_error_is_what_a_call_is_closed_for(role: str, told: str, model: Model, coded: bytes) -> None:
+    """Whatever has arrived behind it."""
+    messages = twilio({"inbound": coded[:1600]})
+    messages[1]["start"]["customParameters"] = {"Inbound": role}
+
+    async def run() -> tuple[int, str]:
+        async with serving(model) as (_, url):
+            return await speak(url + "/v1/twilio", messages)
+
+    assert asyncio.run(run()) == (1008, told)
 
 
 def test_a_call_that_failed_is_told_once_in_the_log(model: Model, caplog: pytest.LogCaptureFixture) -> None:
@@ -589,10 +648,12 @@ def test_who_may_come_in(model: Model, coded: bytes, tmp_path: Path) -> None:
             for shown, code in ((caller, 1000), (other, 1008), ("sed_wrong", 1008), (None, 1008)):
                 messages = json.loads(json.dumps(plain))
                 if shown is not None:
-                    messages[1]["start"]["customParameters"]["token"] = shown
+                    messages[1]["start"]["customParameters"]["Token"] = shown
                 found, reason = await speak(url + "/v1/twilio", messages)
                 assert found == code, shown
                 assert code == 1000 or reason.startswith("unauthorized: Bad token, expected a")
+            place = '<Parameter name="token"> in the <Stream>'
+            assert reason == f"unauthorized: Bad token, expected a token: {place}"
             headers = {"Authorization": f"Bearer {caller}"}
             assert (await speak(url + "/v1/twilio", plain, additional_headers=headers))[0] == 1000
 
@@ -602,16 +663,20 @@ def test_who_may_come_in(model: Model, coded: bytes, tmp_path: Path) -> None:
                     message = json.loads(await socket.recv())
                     return str(message["type"]) + message["parameters"].get("info", "").partition(":")[0]
 
-            async def status(headers: dict[str, str]) -> int:
+            async def refusal(headers: dict[str, str]) -> Response:
                 with pytest.raises(InvalidStatus) as caught:
                     await opened(headers, Genesys())
-                return caught.value.response.status_code
+                return caught.value.response
+
+            async def status(headers: dict[str, str]) -> int:
+                return (await refusal(headers)).status_code
 
             assert await opened({"X-API-KEY": caller}, Genesys()) == "opened"
             twice = Headers({"X-API-KEY": caller, "Audiohook-Session-Id": "7"})
             twice["Audiohook-Session-Id"] = "8"
             assert await opened(twice, Genesys()) == "disconnectwrong_session"
-            assert await status({}) == 401
+            nobody = await refusal({"Authorization": f"Bearer {caller}"})
+            assert (nobody.status_code, nobody.body) == (401, "expected a token: X-API-KEY: …\n".encode())
             assert await status({"X-API-KEY": "sed_wrong"}) == 401
             assert await status({"X-API-KEY": other}) == 403
             assert await status({"X-API-KEY": signing}) == 401

@@ -79,7 +79,7 @@ def test_mulaw_of_the_tests_is_that_of_the_package(sides: Array) -> None:
 def test_twilio_whole(sides: Array) -> None:
     sent = tracks(sides)
     line = Line(Twilio()).send(twilio(sent))
-    assert line.begin == Begin("CA1", "MZ1", 8000, ("customer", "agent"))
+    assert line.begin == Begin("CA1", "MZ1", 8000, ("customer", "agent"), "mulaw")
     assert line.commands[-1] == Finish()
     for channel, track in enumerate(sent):
         samples, lost = line.timeline(channel)
@@ -175,7 +175,7 @@ def test_twilio_roles_and_tracks() -> None:
 def test_twilio_never_says_what_a_token_is() -> None:
     """What is wrong with a message is logged and told in the close reason; a token copied with its line end, too."""
     messages = twilio({"inbound": bytes(160)})
-    messages[1]["start"]["customParameters"] = {"token": "sed_secret\n"}
+    messages[1]["start"]["customParameters"] = {"Token": "sed_secret\n"}
     with pytest.raises(BadMessage, match="Bad token") as raised:
         list(Twilio().receive(json.dumps(messages[1])))
     assert "secret" not in str(raised.value)
@@ -251,7 +251,7 @@ def test_audiohook_whole(sides: Array) -> None:
     (opened,) = heard()
     assert opened["type"] == "opened"
     assert opened["parameters"] == {"media": [offer()], "startPaused": False, "supportedLanguages": []}
-    assert line.begin == Begin(CONVERSATION, client.id, 8000, ("customer", "agent"))
+    assert line.begin == Begin(CONVERSATION, client.id, 8000, ("customer", "agent"), "mulaw")
     line.send([client.say("ping", {"rtt": "PT0.05S"})])
     (pong,) = heard()
     assert (pong["type"], pong["clientseq"]) == ("pong", client.seq)
@@ -336,7 +336,7 @@ def test_audiohook_continues_a_session() -> None:
     hook = AudioHook()
     continued = {"id": earlier.id, "serverseq": 3, "clientseq": 9}
     for command in hook.receive(client.open(offer(), continuedSessions=[continued])):
-        assert command == Begin(CONVERSATION, client.id, 8000, ("customer", "agent"), (earlier.id,))
+        assert command == Begin(CONVERSATION, client.id, 8000, ("customer", "agent"), "mulaw", (earlier.id,))
         hook.begun(20_000)
     assert client.hear(hook.take()[0])["parameters"]["discardTo"] == "PT2.500000S"
     client.position = 24_000
@@ -386,6 +386,9 @@ def test_audiohook_bad_messages(message: str | bytes, code: str) -> None:
     assert disconnect["type"] == "disconnect"
     assert disconnect["parameters"]["reason"] == "error"
     assert disconnect["parameters"]["info"].startswith(f"{code}: Bad ")
+    line.send([_hook(type="close", parameters={"reason": "disconnect"}, seq=3)[1]])
+    (closed,) = map(json.loads, hook.take())
+    assert (closed["type"], closed["clientseq"]) == ("closed", 3)
 
 
 def test_audiohook_out_of_turn() -> None:
@@ -415,7 +418,7 @@ def test_audiosocket_whole(sides: Array) -> None:
         size = 1 + 97 * kind % 1000
         line = Line(AudioSocket()).send(stream[n : n + size] for n in range(0, len(stream), size))
         named = "00010203-0405-0607-0809-0a0b0c0d0e0f"
-        assert line.begin == Begin(named, named, rate, ("customer",))
+        assert line.begin == Begin(named, named, rate, ("customer",), "s16le")
         assert line.commands[-1] == Finish()
         assert (line.timeline(0)[0] == expected).all()
 

@@ -19,6 +19,8 @@ SUBPROTOCOL = "sedstream.v1"
 SUBPROTOCOL_TOKEN = "sedstream.token."
 """Prefix of the subprotocol by which a browser, which cannot set headers, presents a token. Unlike a query it stands in
 no log, no history and no ``Referer``."""
+BEARER = "Authorization: Bearer …"
+"""Where `bearer` looks first, in words."""
 BURST = 1.0
 """Seconds' worth of bytes that a token may send at once before it is slowed."""
 ANYBODY = Token("anybody", "", frozenset(SCOPES))
@@ -46,13 +48,13 @@ class Access:
         self._sessions: Counter[str] = Counter()
         self._meters: dict[str, Meter] = {}
 
-    def authorise(self, secret: str | None, scope: str) -> Token | Refusal:
-        """The token that ``secret`` is, if it allows ``scope`` now."""
+    def authorise(self, secret: str | None, scope: str, place: str) -> Token | Refusal:
+        """The token that ``secret`` is, if it allows ``scope`` now; who has none is told its ``place``."""
         if self._tokens is None:
             return ANYBODY
         challenge = {"WWW-Authenticate": "Bearer"}
         if secret is None:
-            return Refusal(HTTPStatus.UNAUTHORIZED, "expected a token: Authorization: Bearer …", challenge)
+            return Refusal(HTTPStatus.UNAUTHORIZED, f"expected a token: {place}", challenge)
         token = self._tokens.find(secret)
         if token is None:
             return Refusal(HTTPStatus.UNAUTHORIZED, "expected a known token", challenge)

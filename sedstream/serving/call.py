@@ -19,7 +19,6 @@ from ..grid import RATE, seconds
 from . import protocol
 from .alerts import Alert, Alerts
 from .choices import choose_channels, choose_plan
-from .operation import SHUTDOWN
 from .protocol import BROKE_PROTOCOL, DONE, FAILED, LEFT
 from .requests import OPTIONAL, Audio, Close, Continue, Discarded, Finalize, Pause, Start, Update, check_alerts
 
@@ -69,6 +68,7 @@ class Call:
         self._alerts = Alerts((*server.rules, *start.alerts), start.roles, self._stream.labels)
         self._room = asyncio.Event()  # the engine moved on
         self._reason = ""  # why no more audio is taken
+        self._last = DONE  # the close code of a call that is over in order
         self._paused = self._losing = False
         self._unheard = 0  # samples of a pause that the engine does not know yet
         self._gaps: dict[int, Gap] = {}  # losses that may go on
@@ -125,12 +125,19 @@ class Call:
                 self.end("closed")
         await self._catch_up()
 
-    def end(self, reason: str) -> None:
-        """No more audio is taken: what remains is made final, then ``session.end`` tells ``reason``."""
+    def end(self, reason: str, code: int = DONE) -> None:
+        """No more audio is taken: what remains is made final, then ``session.end`` tells ``reason``. ``code``: what
+        its client is told then, or was told."""
         if not self._reason:
             self._lose_unheard()
-            self._reason = reason
+            self._reason, self._last = reason, code
             self.session.close()
+
+    async def over(self) -> None:
+        """Wait until everything about the call was said."""
+        while self.code is None:
+            self._room.clear()
+            await self._room.wait()
 
     def abort(self, code: int = LEFT) -> None:
         """Forget the call at once; its client was told ``code``."""
@@ -140,6 +147,7 @@ class Call:
             self._end_alerts()
             self._server.hub.publish(self._end("aborted"))
             self._over(code)
+        self._room.set()
 
     def give_up(self, code: int) -> None:
         """Forget the call at once: its client is closed with ``code``."""
@@ -157,7 +165,6 @@ class Call:
             with suppress(Exception):  # saying something may be what fails
                 self._say(protocol.error(error.code, str(error)) | {"session": self.name})
         self.give_up(FAILED)
-        self._room.set()
 
     def deliver(self, delivery: Delivery) -> None:
         """Event loop: what a tick had for this session."""
@@ -188,7 +195,7 @@ class Call:
             self._over(FAILED if isinstance(delivery.error, Unavailable) else BROKE_PROTOCOL)
         elif delivery.done:
             self._send(self._end(self._reason))
-            self._over(LEFT if self._reason == SHUTDOWN else DONE)
+            self._over(self._last)
         self._room.set()
 
     def _judge(self, channel: int, events: list[Event]) -> None:

@@ -117,7 +117,7 @@ class Connection:
     async def _obey(self, request: Request) -> None:
         lines, line = self._server.lines, self._line
         if isinstance(request, Start):
-            lines.make_room(self._visit)
+            await lines.make_room(self._visit)
             await asyncio.to_thread(Resampler, request.rate)  # for an odd rate its table takes a while, and is kept
             line.call = Call(self._server, request, line.say, line.name)
             self._server.admission.began(self._socket)

@@ -11,6 +11,7 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
+from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Data, Subprotocol
@@ -41,7 +42,8 @@ class GuardedConnection(ServerConnection):
     def __init__(
         self, waiting: dict[GuardedConnection, None], protocol: ServerProtocol, *options: Any, **named: Any
     ) -> None:
-        super().__init__(_Answering(max_size=protocol.max_message_size, logger=protocol.logger), *options, **named)
+        self._answering = _Answering(max_size=protocol.max_message_size, logger=protocol.logger)
+        super().__init__(self._answering, *options, **named)
         self.visit: Visit | None = None
         """Whose session this is, once it was let in."""
         self._waiting = waiting
@@ -139,6 +141,7 @@ class GuardedConnection(ServerConnection):
             if (len(self._head) if end < 0 else end) > MAX_HEAD:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"expected a head of at most {MAX_HEAD} bytes")
                 return
+            self._answering.method = self._head.partition(b" ")[0]
         super().data_received(data)
         if self.request is not None:
             self._head = b""
@@ -174,12 +177,26 @@ class GuardedConnection(ServerConnection):
 
 
 class _Answering(ServerProtocol):
-    """Tells what is no HTTP request so, and accepts the subprotocol that browsers offer beside their token."""
+    """Tells what is no HTTP request so, or has a body, and accepts the subprotocol that browsers offer beside their
+    token."""
+
+    method = b""
+    """What the request began with."""
 
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
         return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in subprotocols else None
 
     def send_eof(self) -> None:
         if self.state is State.CONNECTING and isinstance(self.handshake_exc, InvalidMessage):
-            self.writes.append(self.reject(HTTPStatus.BAD_REQUEST, "expected a request of HTTP/1.1\n").serialize())
+            self.writes.append(self._refusal(self.handshake_exc.__cause__).serialize())
         super().send_eof()
+
+    def _refusal(self, cause: BaseException | None) -> Response:
+        # The only two that websockets raises once it has read a whole head.
+        if not isinstance(cause, NotImplementedError) and str(cause) != "unsupported request body":
+            return self.reject(HTTPStatus.BAD_REQUEST, "expected a request of HTTP/1.1\n")
+        if self.method == b"GET":
+            return self.reject(HTTPStatus.BAD_REQUEST, "expected a request without a body\n")
+        response = self.reject(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET\n")
+        response.headers["Allow"] = "GET"
+        return response

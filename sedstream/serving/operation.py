@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from .metrics import CONTENT_TYPE
+from .protocol import LEFT
 
 if TYPE_CHECKING:
     from .server import Server
@@ -56,7 +57,7 @@ async def drain(server: Server, seconds: float) -> None:
     calls = set(server.sessions.values())
     log.info("draining", extra={"calls": len(calls)})
     for call in calls:
-        call.end(SHUTDOWN)
+        call.end(SHUTDOWN, LEFT)
     while server.sessions and loop.time() < deadline:
         await asyncio.sleep(LOOK)
     deadline = min(deadline, loop.time() + FAREWELL)

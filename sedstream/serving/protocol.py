@@ -15,13 +15,14 @@ code   the connection was closed because                                        
 1009   a message was larger than 1 MiB                                                 no
 1011   the model failed: an ``error`` says how                                         no
 1013   there is no room for a session now                                              no
-4008   the client does not read what it is sent                                        no
+4008   (counted, never sent) the client does not read what it is sent: it is cut        no
 4009   another connection resumed this session                                         there
 4010   nothing was sent for the configured time                                        yes
 =====  ==============================================================================  =========
 
-A client that closes with 1000 or 1001 has left: its session is gone. After any other end the session waits for it,
-for as long as ``session.ready`` said in ``resume.seconds``.
+A client that closes with 1000, 1001 or no code has left, and its session ends. After any other end the session waits
+for it, for as long as ``session.ready`` said in ``resume.seconds``, and ends then. Those who watch get its finals, and
+``session.end`` with the reason ``lost``. Who was cut sees no code (1006), whatever is counted.
 """
 
 from __future__ import annotations

@@ -94,8 +94,9 @@ Request: TypeAlias = Start | Resume | Audio | Discarded | Finalize | Pause | Con
 
 def parse_start(message: Mapping[str, Any]) -> Start | Resume:
     """Check a ``session.start``. Raises ``BadMessage`` naming the field and what was expected."""
-    if message.get("v", VERSION) != VERSION:
-        raise BadMessage("bad_version", f"Bad v {message['v']!r}, expected {VERSION}")
+    version = message.get("v", VERSION)
+    if version != VERSION or isinstance(version, bool):
+        raise BadMessage("bad_version", f"Bad v {version!r}, expected {VERSION}")
     if message.get("resume") is not None:
         return _parse_resume(message["resume"])
     audio = message.get("audio", {})
@@ -114,7 +115,9 @@ def parse_start(message: Mapping[str, Any]) -> Start | Resume:
     if not isinstance(mix, bool):
         raise _bad("mix", mix, "true or false")
     tracks = 1 if mix else channels
-    roles = audio.get("roles") or [None] * tracks
+    roles = audio.get("roles")
+    if roles is None or roles == []:
+        roles = [None] * tracks
     if not isinstance(roles, list) or not all(role is None or isinstance(role, str) for role in roles):
         raise _bad("roles", roles, "a list of names")
     if any(role is not None and len(role) > MAX_NAME for role in roles):  # each event repeats it

@@ -13,7 +13,10 @@ from ..errors import BadMessage
 from .access import Visit
 from .call import Call
 from .outbox import Letter, Outbox
-from .protocol import LEFT, TOO_SLOW, ServerProtocol, error
+from .protocol import IDLE, LEFT, TOO_SLOW, ServerProtocol, error
+
+LOST = "lost"
+"""Why a call ended whose client did not come back."""
 
 
 class Line:
@@ -74,12 +77,15 @@ class Lines:
     def add(self, line: Line) -> None:
         self._lines[line.token] = line
 
-    def make_room(self, visit: Visit) -> None:
-        """Drop what waits of a token that has as many sessions as it may, the oldest first: or whoever begins and
-        breaks off, over and over, would have all the places of a server."""
-        waiting = [line for line in self.away if line.owner == visit.token.name]
-        while waiting and visit.crowded(len(waiting)):
-            self.drop(waiting.pop(0))
+    async def make_room(self, visit: Visit) -> None:
+        """Drop what waits of a token that has as many sessions as it may, the oldest first, and wait until its place is
+        free: or whoever begins and breaks off, over and over, would have all the places of a server."""
+        while waiting := [line for line in self.away if line.owner == visit.token.name]:
+            if not visit.crowded(len(waiting)):
+                return
+            self.drop(waiting[0])
+            if (call := waiting[0].call) is not None:
+                await call.over()
 
     def find(self, token: str) -> Line:
         """The line of a token. Raises ``BadMessage``: the client must start anew."""
@@ -109,12 +115,17 @@ class Lines:
             self.drop(line)
 
     def drop(self, line: Line) -> None:
-        """The line's client will not come back."""
+        """The line's client will not come back. Those who follow its call get the finals of what was heard, unless an
+        error ended the connection."""
         line.cut = None
         self._lines.pop(line.token, None)
         if timer := self._waiting.pop(line.token, None):
             timer.cancel()
-        if line.call is not None:
+        if line.call is None:
+            return
+        if line.code in (LEFT, IDLE):
+            line.call.end(LOST, line.code)
+        else:
             line.call.abort(line.code)
 
     def close(self) -> None:

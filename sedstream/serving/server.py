@@ -22,7 +22,7 @@ from ..engine import Delivery, Engine, Session
 from ..errors import BadInput
 from ..zoo import Model
 from . import operation
-from .access import Access, Refusal, bearer
+from .access import BEARER, Access, Refusal, bearer
 from .addresses import expect_port, is_loopback, taken
 from .admission import Admission
 from .call import Call
@@ -64,12 +64,14 @@ class Dialog(Protocol):
 class Route:
     """A WebSocket path: what serves a client there, the scope that its token must have, and where in the request the
     token is. ``secret`` None: the dialect brings it later, and its dialog must call ``Server.let_in`` before all
-    else. ``verify``: what a dialect checks besides, now that it is known whose request it is."""
+    else. ``verify``: what a dialect checks besides, now that it is known whose request it is. ``place``: where the
+    token is, in words."""
 
     dialog: Callable[[Server, ServerConnection], Dialog]
     scope: str
     secret: Callable[[Headers], str | None] | None = bearer
     verify: Callable[[Server, Token, Request], Refusal | None] | None = None
+    place: str = BEARER
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,8 @@ class Page:
 ROUTES: dict[str, Route | Page] = {
     PATH: Route(Connection, "stream"),
     "/v1/watch": Route(Watcher, "watch"),
-    "/v1/twilio": Route(mounted.twilio, "stream", None),
-    "/v1/audiohook": Route(mounted.audiohook, "stream", mounted.api_key, mounted.check_signature),
+    "/v1/twilio": Route(mounted.twilio, "stream", None, place='<Parameter name="token"> in the <Stream>'),
+    "/v1/audiohook": Route(mounted.audiohook, "stream", mounted.api_key, mounted.check_signature, "X-API-KEY: …"),
     "/healthz": Page(operation.health, None),
     "/readyz": Page(operation.readiness, None),
     "/metrics": Page(operation.metrics, "admin"),
@@ -197,6 +199,8 @@ class Server:
         self._server.close()
         await self._server.wait_closed()
         self.lines.close()
+        for call in list(self.sessions.values()):  # the engine stops before they have their finals
+            call.abort()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.engine.__exit__)
         # Side by side: each may take its time for what is still queued.
@@ -228,10 +232,10 @@ class Server:
             return Refusal(HTTPStatus.NOT_FOUND, f"expected a path of {', '.join(ROUTES)}")
         if request.method != "GET":
             return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "expected GET", {"Allow": "GET"})
-        secret = bearer if isinstance(route, Page) else route.secret
+        secret, place = (bearer, BEARER) if isinstance(route, Page) else (route.secret, route.place)
         token: Token | None = None
         if route.scope is not None and secret is not None:
-            found = self.access.authorise(secret(request.headers), route.scope)
+            found = self.access.authorise(secret(request.headers), route.scope, place)
             if isinstance(found, Refusal):
                 return found
             token = found
@@ -248,7 +252,7 @@ class Server:
     def let_in(self, socket: ServerConnection, secret: str | None) -> Refusal | None:
         """For a route without ``secret``: the token came in the dialect's own way. None: it is let in."""
         route = _route(socket)
-        token = self.access.authorise(secret, route.scope)
+        token = self.access.authorise(secret, route.scope, route.place)
         assert isinstance(socket, GuardedConnection)
         refusal = self._enter(socket, token, route.scope)
         if refusal is not None:

@@ -127,19 +127,22 @@ class AudioHook:
         self._out.append(json.dumps(head | {"parameters": parameters}, allow_nan=False))
 
     def _check(self, fields: Mapping[str, Any]) -> None:
-        """What every message must have."""
+        """What every message must have; once the client was told to disconnect, by its form only: ``close`` is still
+        answered."""
         word(fields, "version", known=("2",))
         seq, serverseq = _count(fields, "seq"), _count(fields, "serverseq")
+        name, position = _uuid(fields, "id"), _samples(fields, "position")
+        if self._state == "failed":
+            self._clientseq = seq
+            return
         if seq != self._clientseq + 1:
             raise BadMessage("bad_seq", f"Bad seq {seq}, expected {self._clientseq + 1}")
         self._clientseq = seq
         if serverseq > self._seq:
             raise BadMessage("bad_seq", f"Bad serverseq {serverseq}, expected at most {self._seq}")
-        name = _uuid(fields, "id")
         if self._id is not None and name.lower() != self._id.lower():
             raise BadMessage("wrong_session", f"Bad id {name!r}, expected {self._id!r}")
         self._id = name
-        position = _samples(fields, "position")
         if not 0 <= position - self._told <= MAX_GAP * RATE and self._state != "new":
             raise bad("position", fields["position"], "the time since the call began")
         self._told = position
@@ -167,7 +170,7 @@ class AudioHook:
         roles = tuple(ROLES[channel] for channel in self._media["channels"])
         assert self._id is not None  # every message has one
         continues = tuple(_uuid(session, "id") for session in earlier)
-        yield Begin(conversation, self._id, RATE, roles, continues)
+        yield Begin(conversation, self._id, RATE, roles, ENCODINGS[self._media["format"]], continues)
         yield from self._lose(position)
 
     def _choose(self, media: object) -> dict[str, Any] | None:

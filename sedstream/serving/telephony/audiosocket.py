@@ -29,6 +29,7 @@ RATES = {
     0x18: 192_000,
 }
 """Kinds of audio packets and their sample rates in Hz."""
+ENCODING = "s16le"
 _HEADER = 3
 
 
@@ -110,9 +111,9 @@ class AudioSocket:
             raise BadMessage("bad_audio", f"Bad audio packet of {len(payload)} bytes, expected a multiple of 2")
         if self._kind is None:
             self._kind = kind
-            yield Begin(self._call, self._call, RATES[kind], (CUSTOMER,))
+            yield Begin(self._call, self._call, RATES[kind], (CUSTOMER,), ENCODING)
         elif kind != self._kind:
             rates = f"{RATES[kind]} Hz, expected {RATES[self._kind]}"
             raise BadMessage("bad_value", f"Bad change of rate to {rates} as before")
         if payload:
-            yield Audio(0, pcm.decode(payload, "s16le")[:, 0])
+            yield Audio(0, pcm.decode(payload, ENCODING)[:, 0])

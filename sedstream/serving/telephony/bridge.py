@@ -21,6 +21,8 @@ PATIENCE = 30.0
 """Seconds that a connection may be open before a call begins on it."""
 FAREWELL = 5.0
 """Seconds that a platform has to close a session that failed, before the connection is closed on it."""
+MAX_REASON = 123
+"""Bytes of UTF-8 that a close frame holds beside its code."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Bridge:
         self._leg: Leg | None = None
         self._stream = "not begun"
         self._finishing = False
-        self._failed = False
+        self._fault: tuple[int, str] | None = None  # the first error, as the close code and reason that tell it
         self._out: deque[str | bytes] = deque()
         self._news = asyncio.Event()
         self._end: tuple[int, str] | None = None  # close with this once everything is sent
@@ -81,12 +83,12 @@ class Bridge:
             broken = [r for r in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(r, Exception)]
             for error in broken:
                 log.error("call %s: the bridge failed", self._stream, exc_info=error)
-                self._failed = True
             if self._leg is not None:
-                if self._lasting and not self._finishing and not self._failed:
+                failed = bool(broken) or self._fault is not None
+                if self._lasting and not self._finishing and not failed:
                     self._legs.park(self._stream, self._leg)
                 else:
-                    self._leg.leave("error" if self._failed else "closed")
+                    self._leg.leave("error" if failed else "closed")
             if broken:
                 await self._socket.close(FAILED, REASONS[FAILED])
 
@@ -106,11 +108,13 @@ class Bridge:
         except TimeoutError:
             self._close(IDLE, REASONS[IDLE])
         except (StopAsyncIteration, ConnectionClosed):
-            if not self._failed:
+            if self._fault is None:
                 return
         await asyncio.Event().wait()  # the writer ends the connection once it has sent what is due
 
     async def _obey(self, command: Begin | Audio | Gap | Finish) -> None:
+        if self._fault is not None:
+            return
         if isinstance(command, Begin):
             if self._let_in is not None and (refused := self._let_in(command.token)) is not None:
                 raise refused
@@ -120,7 +124,7 @@ class Bridge:
             self._leg.tell = self._tell
             self._dialect.begun(self._leg.position)
             self._flush()
-        elif self._leg is not None and not self._failed:
+        elif self._leg is not None:
             match command:
                 case Audio(channel, samples):
                     await self._leg.write(channel, samples)
@@ -132,6 +136,8 @@ class Bridge:
                     self._dialect.finished()
                     if not self._lasting:
                         self._close(DONE, "")
+        elif isinstance(command, Finish):  # before there was a call
+            self._close(DONE, "")
 
     def _tell(self, message: dict[str, Any]) -> None:
         """What the call has to say, on the event loop."""
@@ -139,7 +145,7 @@ class Bridge:
             self._complain(Unavailable(message["message"]))
         elif message["type"] == "session.end" and not self._finishing:
             self._leave()
-        elif not self._failed:
+        elif self._fault is None:
             self._dialect.tell(message)
             self._flush()
 
@@ -154,19 +160,18 @@ class Bridge:
 
     def _complain(self, error: SedstreamError) -> None:
         told = error if isinstance(error, BadMessage) else BadMessage(error.code, str(error))
-        if not self._failed:  # what comes behind it is not understood either
+        if self._fault is None:  # what comes behind it is not understood either
             log.log(logging.WARNING if told.fatal else logging.INFO, "call %s: %s", self._stream, told)
         if not told.fatal:
             return
-        code = FULL if error.code == "full" else FAILED if isinstance(error, Unavailable) else BROKE_PROTOCOL
-        reason = f"{told.code}: {told}".encode()[:120].decode(errors="ignore")
-        if self._failed:  # it was asked to close, and sent something else that is wrong
-            self._close(code, reason)
+        if self._fault is not None:  # it was asked to close, and sent something else that is wrong
+            self._close(*self._fault)
             return
-        self._failed = True
+        code = FULL if error.code == "full" else FAILED if isinstance(error, Unavailable) else BROKE_PROTOCOL
+        self._fault = code, f"{told.code}: {told}".encode()[:MAX_REASON].decode(errors="ignore")
         self._dialect.fail(told)
         self._flush()
-        asyncio.get_running_loop().call_later(FAREWELL if self._lasting else 0, self._close, code, reason)
+        asyncio.get_running_loop().call_later(FAREWELL if self._lasting else 0, self._close, *self._fault)
 
     def _give_up(self) -> None:
         if self._leg is None:

@@ -21,7 +21,8 @@ MAX_GAP = 4 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A call: the platform's names for it and for this stream of it, Hz, and whose voice each channel carries.
+    """A call: the platform's names for it and for this stream of it, Hz, whose voice each channel carries, and how the
+    wire (``protocol.schema.json``) names the encoding that its audio came in.
 
     ``continues``: names of earlier streams, oldest first, whose connections broke and that this one goes on from.
     ``token``: what the platform shows to be let in, where the handshake has no place for it.
@@ -31,6 +32,7 @@ class Begin:
     stream: str
     rate: int
     roles: tuple[str, ...]
+    encoding: str
     continues: tuple[str, ...] = ()
     token: str | None = field(default=None, repr=False)
 

@@ -14,6 +14,7 @@ from .. import requests
 from ..access import Visit
 from ..call import Call
 from ..choices import choose_channels
+from ..resume import LOST
 from .aligned import Aligned, Together
 from .call import Begin
 
@@ -35,7 +36,7 @@ class Leg:
         self._aligned = Aligned(len(analysed))
         self._over = asyncio.Event()
         roles = tuple(begin.roles[channel] for channel in analysed)
-        self.call = Call(server, requests.Start("f32le", begin.rate, len(analysed), roles), self._say, name)
+        self.call = Call(server, requests.Start(begin.encoding, begin.rate, len(analysed), roles), self._say, name)
 
     @property
     def over(self) -> bool:
@@ -140,4 +141,4 @@ class Legs:
     def _expire(self, key: tuple[str, str], leg: Leg) -> None:
         if self._parked.get(key, (None,))[0] is leg:
             del self._parked[key]
-        leg.leave("lost")
+        leg.leave(LOST)

@@ -22,7 +22,7 @@ from ...audio import pcm
 from ...errors import BadMessage
 from .call import AGENT, CUSTOMER, MAX_GAP, Audio, Begin, Command, Finish, Gap, bad, inner, parse, word
 
-RATE = 8_000
+RATE, ENCODING = 8_000, "mulaw"
 WAIT = RATE // 2
 """Samples that a track waits for a chunk, by its own clock or the other track's: half a second."""
 LAG = 2 * WAIT
@@ -81,7 +81,7 @@ class _Track:
 
 class Twilio:
     """One stream. ``customParameters`` of the ``<Stream>`` bring the ``token``, and may name who speaks on a track:
-    ``inbound=agent``, whatever the case of the name."""
+    ``inbound=agent``, whatever the case of the names."""
 
     def __init__(self) -> None:
         self._stream: str | None = None
@@ -155,7 +155,7 @@ class Twilio:
         self._stream = stream
         self._tracks = {track: _Track(channel) for channel, track in enumerate(present)}
         roles_present = tuple(roles[track] for track in present)
-        return Begin(call, stream, RATE, roles_present, token=_token(named))
+        return Begin(call, stream, RATE, roles_present, ENCODING, token=_token(said))
 
     def _check_stream(self, fields: Mapping[str, Any], event: str) -> None:
         if self._stream is None:
@@ -177,7 +177,7 @@ class Twilio:
             raise bad("payload", None, "base64", fatal=False) from None
         if not 0 < len(data) <= MAX_CHUNK:
             raise bad("payload", f"of {len(data)} bytes", f"1 to {MAX_CHUNK}", fatal=False)
-        yield from track.put(number, time, pcm.decode(data, "mulaw")[:, 0])
+        yield from track.put(number, time, pcm.decode(data, ENCODING)[:, 0])
         self._now = max(self._now, time + len(data))
         for other in self._tracks.values():
             yield from other.wait(self._now)
