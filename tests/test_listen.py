@@ -33,11 +33,13 @@ Rows = list[dict[str, Any]]
 
 # The real command; what leaves its ring is also kept on disk, to be diarized as a recording afterwards.
 RECORDED = """
+import signal
 import sys
 import numpy as np
 from sedstream import listen
 from sedstream.cli import main
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
 captured = open(sys.argv[1], "wb", buffering=0)
 
 class Recorded(type(listen.capture_ring(1))):
