@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,18 @@ def test_what_was_heard_is_not_heard_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(fit(alone, heard, 0), between)
     for found, expected in zip(other.head.parameters(), alone.head.parameters(), strict=True):
         assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_what_is_heard_of_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other windows by another seed; nothing of what is not to be trained."""
+    monkeypatch.setattr(discriminants, "WINDOWS", 8)
+    untrained = [replace(u, emotion=4, weight=0.0) for u in corpora((ONE,), 4, 1)]
+    heard = begin(learner(2), [*corpora((ONE, TWO), 4, 3), *untrained])
+    found: list[discriminants.Known] = [{}, {}, {}]
+    for known, seed in zip(found, (0, 0, 1), strict=True):
+        fit(learner(2), heard, seed, known)
+    assert list(found[0][ONE]) == [0, 1, 2, 3]
+    means = [torch.stack([moments.mean for moments in known[ONE].values()]) for known in found]
+    assert torch.equal(means[0], means[1])
+    assert not torch.allclose(means[0], means[2])

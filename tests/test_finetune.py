@@ -18,7 +18,7 @@ import soundfile
 import torch
 from conftest import ROOT
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_cli import fails, sedstream
 from test_training import ENCODER, HEAD, hum, utterance
 
@@ -30,6 +30,7 @@ from sedstream.grid import HOP, RATE, frames_of
 from sedstream.manifest import read
 from sedstream.training import labelled
 from sedstream.training.batches import FRAMES, ROWS, Batches, Source
+from sedstream.training.card import card
 from sedstream.training.concatenations import Speakers
 from sedstream.training.corpora import Corpora
 from sedstream.training.holdout import Told, hold_out
@@ -132,6 +133,43 @@ def test_tune(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
     # Small rates and little of it, as it is by default, change little.
     gentle = tune(data, tmp_path / "gentle", init=out, hours=0.05, workers=0, quiet=True)
     assert gentle["uar"] > 0.8
+
+
+def test_what_is_kept_of_the_start(data: Path, start: Path, tmp_path: Path) -> None:
+    """A quarter of its weights, unless told."""
+    settings = {"init": start, "encoder": ENCODER, "head": HEAD, "settings": {**SETTINGS, "labels": LABELS}}
+    settings |= {"hours": 0.001, "every": 0.001, "head_rate": 1.0, "workers": 0, "quiet": True, "rows": 2}
+    began = load_file(start / "weights.safetensors")["head.enter.weight"].float()
+    moved = []
+    for name, kept in (("usual", None), ("nothing", 0.0)):
+        train(data, tmp_path / name, kept=kept, **settings)
+        moved.append(load_file(tmp_path / name / "weights.safetensors")["head.enter.weight"].float() - began)
+    torch.testing.assert_close(moved[0].norm(), 0.75 * moved[1].norm(), atol=0, rtol=0.02)
+
+
+def test_a_card_warns(start: Path) -> None:
+    """Of a start that is no worse, of voices that were trained, and of emotions that nobody measured."""
+    spoken = {"recordings": 9, "speakers": 7, "minutes": 3.0, "emotions": {"angry": 1.0, "bored": 2.0, "neutral": 0.5}}
+    held = {"recordings": 2, "speakers": 6, "minutes": 1.0, "emotions": {"angry": 0.0, "bored": 1.0, "neutral": 0.25}}
+    measured = {"concordance": {"arousal": 0.5, "valence": 0.25}, "recall": {"angry": math.nan, "bored": 0.75}}
+    figures = {"uar": 0.75, **measured, "before": {"uar": 0.75, **measured}, "frozen": False, "hours": 1.0}
+    figures |= {"temperature": 1.5, "speech": {"train": spoken, "valid": held, "shared_speakers": 2}}
+    text = card("ours", read(start), figures)
+    assert "75.0 before, 75.0 after. **The start is no worse here: use that.**" in text
+    assert "\nSpeakers in both: 2. " in text
+    assert "\n- The figures above are partly of voices that it was trained on" in text
+    assert "\n- How well it finds angry is not known" in text
+    assert "| angry | not in valid | not in valid |" in text
+    assert "| speakers | 7 | 6 |" in text
+    assert "| neutral | 0.5 | 0.25 |" in text
+    assert "was labelled" not in text
+    figures |= {"uar": 0.76}
+    figures["speech"] = {"train": spoken, "valid": held, "shared_speakers": 0}
+    text = card("ours", read(start), figures)
+    assert "75.0 before, 76.0 after.\n" in text
+    assert "\nNo speaker is in both. " in text
+    assert "Few voices" not in text
+    assert "voices that it was trained on" not in text
 
 
 def test_the_command(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
@@ -319,6 +357,34 @@ def test_rows(tmp_path: Path) -> None:
     assert (five.line, five.channel, five.speaker) == (8, 1, "Eve\u2028or\x85Ann")
     table.write_bytes(table.read_bytes().replace(b"\n", b"\r"))
     assert [row.line for row in read_rows(table, LABELS)] == [2, 4, 5, 7, 8]
+
+
+def test_times_are_those_of_the_nearest_frames(tmp_path: Path) -> None:
+    table = write(tmp_path, "a.wav,0.009,0.991,angry", "a.wav,0.991,1.969,bored")
+    assert [(row.start, row.end) for row in read_rows(table, LABELS)] == [(0, 50), (50, 98)]
+
+
+def test_what_was_kept_of_another_recording_is_not_taken(tmp_path: Path) -> None:
+    """Another channel, or other sound under the same name and of the same size."""
+    call = np.stack([hum(110, 3, 0), hum(330, 3, 1)], 1)
+    heard = []
+    for channel, sound in (("1", call), ("", None), ("", call[:, ::-1] * 0.5)):
+        for name in ("a.wav", "b.wav") if sound is not None else ():
+            soundfile.write(tmp_path / name, sound, RATE)
+        rows = [f"{name}.wav,0,1,angry,{split},{channel}" for name, split in (("a", "train"), ("b", "valid"))]
+        header = "file,start,end,emotion,split,channel"
+        write(tmp_path, *rows, f"a.wav,1,2,bored,train,{channel}", header=header)
+        heard.append(load(tmp_path, tmp_path / "store", LABELS, workers=0).utterances[0].samples.copy())
+    first, second, third = (samples[: 10 * HOP] for samples in heard)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
+
+
+def test_too_loud_is_clipped(tmp_path: Path) -> None:
+    wave = np.tile(np.repeat(np.float32([1.5, -1.5]), 200), 40)
+    soundfile.write(tmp_path / "loud.wav", wave, RATE, subtype="FLOAT")
+    samples, _ = read_recording(Named(tmp_path / "loud.wav", None, "here"))
+    np.testing.assert_array_equal(samples, np.sign(wave) * 32767)
 
 
 def test_what_is_heard_where(tmp_path: Path, speech: NDArray[np.float32]) -> None:

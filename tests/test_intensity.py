@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,28 @@ def test_strong_readings_of_another_voice_are_told() -> None:
     assert min(scores(True)) > max(scores(False))
     heard = [float(intensity(mean_features(own, u))) for u in readings(range(4))]
     assert abs(np.mean(heard)) < 1e-4
+
+
+def test_pauses_say_nothing() -> None:
+    own = learner()
+    u = reading(1, 2, True, 0)
+    frames = np.arange(len(u.speech))
+    first, last = (mean_features(own, replace(u, speech=half)) for half in (frames < 10, frames >= 10))
+    whole = mean_features(own, u)
+    torch.testing.assert_close((10 * first + (len(frames) - 10) * last) / len(frames), whole)
+    assert not torch.allclose(first, last, atol=1e-2)
+    torch.testing.assert_close(mean_features(own, replace(u, speech=frames < 0)), whole)  # the VAD heard nothing
+
+
+def test_steps_of_a_corpus_may_have_any_size() -> None:
+    """A corpus that tells small differences of arousal counts as much as one that tells large ones."""
+    found = []
+    for size in (1.0, 0.1):
+        own = learner()
+        other = [replace(u, corpus="BAVED", arousal=size * u.arousal) for u in readings(range(2, 4))]
+        fit(own, groups([*readings(range(2)), *other]), torch.zeros(2 * [own.encoder.features], dtype=torch.float64))
+        found.append(own.head.experts.intensity.weight)
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_arousal_moves_and_nothing_else() -> None:

@@ -161,6 +161,10 @@ def test_unknown_model(name: str) -> None:
         (lambda t: t.replace('sha256 = "', 'sha256 = "0'), "expected sha256"),
         (lambda t: t.replace("switch = 2048", "switch = 99999999999999999999"), "Bad decoder costs .* 0 to 1000000"),
         (lambda t: t.replace("min_speech = 8", "min_speech = 99999999999"), "Bad VAD durations .* 1 to 10000 frames"),
+        (
+            lambda t: t.replace("min_speech = 8", "min_speech = true"),
+            "Bad value True of 'vad.min_speech', expected int",
+        ),
         (lambda t: t.replace("left = 355", "left = 99999999999"), "Bad plan of 100000000415 frames, expected 10000 or"),
         (lambda t: t.replace("= 2.045", f"= {'9' * 400}"), "Bad temperature inf, expected 0.001 to 1000"),
         (lambda t: t.replace("= 2.045", f"= {'9' * 5000}"), "expected readable TOML: Exceeds the limit"),

@@ -32,6 +32,8 @@ class Shelf:
         self.tagged = True
         self.break_after: int | None = None
         """Bytes of a body after which the connection is closed."""
+        self.busy = 0
+        """Requests that it cannot answer yet."""
         self.asked: list[tuple[str, str | None]] = []
         self.url = ""
 
@@ -49,6 +51,10 @@ def serving(shelf: Shelf) -> Iterator[Shelf]:
             name = self.path.lstrip("/")
             wanted = self.headers.get("Range")
             shelf.asked.append((name, wanted))
+            if shelf.busy:
+                shelf.busy -= 1
+                self.send_error(503)
+                return
             if name.startswith("moved/"):
                 self.send_response(302)
                 self.send_header("Location", name.removeprefix("moved/"))
@@ -132,6 +138,16 @@ def test_what_came_is_kept_for_the_next_run(shelf: Shelf, tmp_path: Path) -> Non
     fetch(f"{shelf.url}/it", tmp_path / "it")
     assert shelf.asked[-1] == ("it", "bytes=500000-")
     assert (tmp_path / "it").read_bytes() == shelf.files["it"]
+
+
+def test_a_server_that_is_busy_is_asked_again(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.busy = download.TRIES - 1
+    fetch(f"{shelf.url}/it", tmp_path / "it")
+    assert (tmp_path / "it").read_bytes() == shelf.files["it"]
+    shelf.busy = download.TRIES
+    with pytest.raises(Unavailable, match="expected a file: answer 503; run it again to go on"):
+        fetch(f"{shelf.url}/it", tmp_path / "again")
+    assert shelf.busy == 0
 
 
 @pytest.mark.parametrize("left", [bytes(300), bytes(2_000_000)])

@@ -352,3 +352,18 @@ def test_short_spans(checkpoint: Path, speech: NDArray[np.float32]) -> None:
         (s.start, s.end, s.label) for s in last
     ]
     assert {s.start >= 600 for s in answers[0]} == {True, False}
+
+
+def test_rows_in_the_order_of_the_labels(tmp_path: Path) -> None:
+    """The numbers that a matrix adds go with its rows."""
+    checkpoint = recipe.save(tmp_path, "WavLM", {**SIZE, **BASE})
+    matrix = torch.load(checkpoint / "model.ckpt", weights_only=True)
+    (name,) = matrix
+    torch.save(matrix | {name.replace("weight", "bias"): torch.arange(4.0)}, checkpoint / "model.ckpt")
+    own = speechbrain.load(checkpoint)
+    other = speechbrain.load(checkpoint, own.labels[::-1])
+    assert own.head["bias"]
+    assert other.labels == own.labels[::-1]
+    for part in ("weight", "bias"):
+        found, expected = (made.tensors[f"head.emotion.{part}"] for made in (other, own))
+        assert torch.equal(found, expected.flip(0))

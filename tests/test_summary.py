@@ -251,3 +251,13 @@ def test_a_real_recording(clip: Path, model: Model) -> None:
     assert row["duration"] == answer.duration
     assert number(row, "speech") == pytest.approx(spoken * 0.02)
     assert 0 <= number(row, "arousal_mean") <= number(row, "arousal_peak") <= 1
+
+
+def test_names_that_no_line_holds_and_moods_that_nobody_told() -> None:
+    """Names as in the other exports; a model that tells no arousal leaves its columns empty."""
+    one = Segment(0, 50, "sad", 1.0, (0.0, 0.0, 1.0, 0.0), 0.0, None, None, None)
+    track = Track(0, "a\tb", (Final(0, 0, one, 50 * 320), Arousal(0, 25, None, None, 0)))
+    (row,) = summary.rows(Diarization("two\nlines\udcff.wav", 1.0, LABELS, (track,)))
+    assert (row["file"], row["role"]) == (r"two\x0alines\udcff.wav", r"a\x09b")
+    assert {value for name, value in row.items() if name.startswith(("arousal", "valence"))} == {None}
+    assert row["share_of_speech_sad"] == 1.0

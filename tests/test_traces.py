@@ -43,6 +43,16 @@ def test_gives_what_the_function_gives() -> None:
     assert function.calls > before
 
 
+@torch.inference_mode()
+def test_numbers_of_another_kind_are_traced_anew() -> None:
+    """What the function makes by itself, as a mask, is part of the trace."""
+    traces = Traces(lambda x: torch.linspace(0, 1, 3, dtype=x.dtype) / 3)
+    for kind in (torch.float32, torch.float64, torch.float32):
+        x = torch.zeros(3, dtype=kind)
+        assert torch.equal(traces(x), torch.linspace(0, 1, 3, dtype=kind) / 3)
+        assert traces(x).dtype == kind
+
+
 @pytest.mark.parametrize("new", [True, False], ids=["torch", "SpeechBrain"])
 @torch.inference_mode()
 def test_rounds_as_the_function_does(new: bool) -> None:

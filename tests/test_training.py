@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
+from speechbrain.utils.epoch_loop import EpochCounter
 
 from sedstream.encoders.cached import BEFORE, BEHIND, CachedEncoder
 from sedstream.encoders.heads import CachedHead
@@ -22,9 +23,9 @@ from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput, BadModel
 from sedstream.grid import HOP, RATE, Plan
 from sedstream.manifest import read
-from sedstream.training import augment, corpora
-from sedstream.training.batches import FRAMES, ROWS, Batch, Batches, Source
-from sedstream.training.brain import Learner
+from sedstream.training import augment, corpora, recipe
+from sedstream.training.batches import FRAMES, ROWS, Batch, Batches, Source, cut, speakers
+from sedstream.training.brain import Learner, answer
 from sedstream.training.concatenations import PATTERNS, UNHEARD, Piece, Speakers, follow, pieces, window
 from sedstream.training.corpora import UNKNOWN, Utterance, load, read_audio, read_index, read_speech, targets
 from sedstream.training.interrupted import WholeCheckpointer
@@ -170,10 +171,17 @@ def test_same_batches_anywhere(data: Path, tmp_path: Path) -> None:
     for one, two in zip(found[2], Batches(source, 3, 9, first=1)[1], strict=True):
         torch.testing.assert_close(one, two, equal_nan=True)
     assert not torch.equal(found[0].heard, found[1].heard)
+    assert not torch.equal(found[0].clean, Batches(source, 4, 1)[0].clean)
     assert found[0].heard.shape == (ROWS, (BEFORE + FRAMES + BEHIND) * HOP)
     assert found[0].emotion.shape == found[0].weight.shape == found[0].affect.shape[:2] == (ROWS, FRAMES)
     clean = Batches(Source(data, tmp_path / "speech", clean=True), 3, 1)[0]
     assert torch.equal(clean.heard[0], found[0].clean[0])  # the first row: augmentation has not yet drawn numbers
+    for emotion in ("neutral", "angry"):
+        row = {"corpus": "RAVDESS", "emotion": emotion, "label_original": emotion, "intensity": "normal"}
+        number, *affect = targets(row)
+        here = found[0].affect[found[0].emotion == number]
+        assert len(here)
+        torch.testing.assert_close(here, torch.tensor(affect).expand_as(here))
 
 
 @pytest.mark.parametrize("change", [{"hours": 0}, {"hours": -1}, {"every": 0}])
@@ -185,6 +193,17 @@ def test_bad_numbers(data: Path, tmp_path: Path, change: dict[str, int]) -> None
 def test_bad_corpus(data: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="Bad corpus 'EmoDB' to leave out, expected one of RAVDESS"):
         train(data, tmp_path, workers=0, without=("EmoDB",), init=tmp_path / "none.safetensors")
+
+
+def test_corpora_without_a_share(data: Path, tmp_path: Path) -> None:
+    """Of which nothing would be drawn."""
+    shutil.copytree(data, tmp_path / "data")
+    index = tmp_path / "data" / "index.csv"
+    text = index.read_text()
+    for split, rows in (("train", text.replace("RAVDESS", "Mine")), ("valid", text.replace("RAVDESS,3", "Mine,3"))):
+        index.write_text(rows)
+        with pytest.raises(BadInput, match=f"Bad corpora Mine in the split '{split}', expected one of RAVDESS, EmoDB"):
+            train(tmp_path / "data", tmp_path / split, workers=0)
 
 
 def test_bad_data(tmp_path: Path) -> None:
@@ -199,6 +218,9 @@ def test_bad_data(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "slow.wav", np.zeros(800), 8000)
     with pytest.raises(BadInput, match="expected mono audio at 16000 Hz"):
         read_audio(tmp_path / "slow.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+    with pytest.raises(BadInput, match=r"empty\.wav', expected at least one sample"):
+        read_speech(tmp_path / "empty.wav")
     (tmp_path / "index.csv").write_text(",".join(corpora.COLUMNS) + "\n")
     with pytest.raises(BadInput, match="expected labelled speech"):
         load(tmp_path, tmp_path / "store", workers=0)
@@ -219,6 +241,7 @@ def test_targets() -> None:
     strong, normal = targets(row), targets({**row, "intensity": "normal"})
     assert strong[0] == normal[0] == LABELS.index("angry")
     assert strong[1] > normal[1] > corpora.AFFECT["neutral"][0]
+    assert strong[2] < normal[2] < corpora.AFFECT["neutral"][1]
     for emotion in ("sad", "calm"):
         row |= {"emotion": emotion, "label_original": emotion}
         assert targets(row)[1] > targets({**row, "intensity": "normal"})[1]  # below neutral too
@@ -246,6 +269,14 @@ def test_window_labels() -> None:
         np.testing.assert_array_equal(answer.weight[answer.emotion == UNKNOWN], 0)
         trained = answer.weight > 0
         assert set(answer.weight[trained & (answer.emotion == 3)].tolist()) <= {np.float32(0.4).item()}
+        # Frames whose look-ahead is not there are not trained; where the recording ends there is none to come.
+        if answer.piece[-1] == -1:
+            assert trained[np.flatnonzero(voiced)[-1]]
+        else:
+            assert trained[-15] == voiced[-15]
+            assert not trained[-14:].any()
+        for number, emotion in enumerate((0, 3)):
+            assert (answer.piece[answer.emotion == emotion] == number).all()
         starts.add(not voiced[0])
         speeds.add(int(np.argmax(answer.emotion == 3)))
         if voiced[0]:
@@ -269,6 +300,66 @@ def test_patterns() -> None:
     assert {len(said) for said in drawn} == {2, 3, 4, 5, 6}
     gains = [p.gain for said in drawn for p in pieces(said, rng)]
     assert 2 < np.std(20 * np.log10(gains)) < 4
+
+
+def test_targets_belong_to_their_frames() -> None:
+    """Of a window as it is drawn, with the frames before and behind that only the encoder hears."""
+    voices = Speakers([utterance(e, 60, arousal=0.2, valence=0.9) for e in (0, 3)])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        samples, answer = cut(voices, rng)
+        middle = samples.reshape(-1, HOP)[BEFORE:-BEHIND, HOP // 2]
+        voiced = answer.emotion != UNKNOWN
+        inner = np.convolve(voiced, np.ones(3), "same") % 3 == 0
+        np.testing.assert_array_equal(np.abs(middle[inner]) > 100 / 32768, voiced[inner])
+        assert not inner.all()
+        np.testing.assert_allclose(answer.arousal[voiced], 0.2)
+        np.testing.assert_allclose(answer.valence[voiced], 0.9)
+
+
+def test_voices_are_of_one_split(tmp_path: Path) -> None:
+    """Joined ones, and recordings as they are."""
+    taught = [utterance(e, 40) for e in (0, 1)]
+    held = [utterance(e, 40, split="valid", speaker="RAVDESS/2") for e in (0, 1)]
+    other = [utterance(e, 40, corpus="nEMO", speaker="nEMO/1") for e in (0, 1)]
+    there = corpora.Corpora([*taught, *held, *other], passages=[taught, held])
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid"):
+        voices = speakers(Source(tmp_path, tmp_path, split, without=("nEMO",)), there)
+        drawn = [u for _ in range(60) for u in voices.draw(rng)[0]]
+        assert {(u.split, u.corpus) for u in drawn} == {(split, "RAVDESS")}
+
+
+def test_shares_of_corpora() -> None:
+    """Those that were chosen; for a training without labels the roots of what there is."""
+    said = [utterance(0, 40), *(utterance(0, 40, corpus="EmoDB", speaker="EmoDB/1") for _ in range(4))]
+    np.testing.assert_allclose(Speakers(said).shares, [0.20 / 0.31, 0.11 / 0.31])
+    np.testing.assert_allclose(Speakers(said, blind=True).shares, [1 / 3, 2 / 3])
+
+
+def test_what_an_index_says(tmp_path: Path) -> None:
+    """Recordings without a name are of different voices; labels by the crowd count less; unacted speech is trained."""
+    told = [("RAVDESS", "", "angry", "train"), ("RAVDESS", "", "sad", "valid"), ("RAVDESS", "7", "sad", "other")]
+    told += [("IndianEmoSpeech", "1", "sad", "train"), ("AMI_pyannote", "1", "", "other")]
+    with (tmp_path / "index.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(corpora.COLUMNS)
+        for n, (corpus, speaker, emotion, split) in enumerate(told):
+            soundfile.write(tmp_path / f"{n}.wav", hum(200, 0.2, n), RATE)
+            rows.writerow([f"{n}.wav", corpus, speaker, emotion, emotion, "", split])
+    found = load(tmp_path, tmp_path / "store", workers=0).utterances
+    assert len({u.speaker for u in found}) == 5
+    assert [u.weight for u in found] == [1.0, 1.0, 1.0, 0.4, 1.0]
+    assert [u.split for u in found] == ["train", "valid", "other", "train", "train"]
+    assert found[4].emotion == LABELS.index("neutral")
+
+
+def test_speech_is_heard_in_parts(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long recording goes to the VAD by and by, which goes on with what it remembers."""
+    expected = corpora.speech_flags(speech)
+    assert 0.2 < expected.mean() < 1
+    monkeypatch.setattr(corpora, "CUT", 8)
+    np.testing.assert_array_equal(corpora.speech_flags(speech), expected)
 
 
 def test_augment() -> None:
@@ -324,6 +415,32 @@ def test_telephone_band() -> None:
     assert power[:40].mean() < 1e-1 * power[500:3000].mean()
 
 
+def test_telephone_distorts_little() -> None:
+    """What is compressed to 8 bits is expanded again: of a tone no harmonic is within 30 dB."""
+    time = np.arange(RATE) / RATE
+    line = augment.telephone(np.sin(2 * np.pi * 1000 * time).astype(np.float32), np.random.default_rng(0))
+    power = np.abs(np.fft.rfft(line)) ** 2  # 1 Hz a bin
+    assert power.argmax() == 1000
+    assert power[2900:3100].sum() < 1e-3 * power[900:1100].sum()
+
+
+def test_echo_comes_after_the_sound() -> None:
+    click = np.zeros(RATE, np.float32)
+    click[100] = 1
+    for seed in range(10):
+        room = augment.echo(click, np.random.default_rng(seed))
+        assert np.abs(room[:100]).max() < 1e-5
+        assert room[100] == pytest.approx(1, abs=1e-5)
+        assert -20.1 < 10 * np.log10(np.sum(room[101:] ** 2)) < -2.9
+
+
+def test_level() -> None:
+    for decibels, peak in ((-20, 0.015), (0, 0.15), (6, 0.2993), (40, 32767 / 32768)):
+        louder = augment.level(hum(220, 1, 0), decibels)
+        assert np.abs(louder).max() == pytest.approx(peak, abs=5e-5)
+        np.testing.assert_array_equal(louder * 32768, np.round(louder * 32768))
+
+
 def test_losses() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 7)
@@ -338,6 +455,27 @@ def test_losses() -> None:
     logits[0] += 100 * torch.randn(5, 7)
     torch.testing.assert_close(emotion_loss(logits, hidden, weight, classes, 0.1), first)
     assert emotion_loss(logits, torch.full((2, 5), UNKNOWN), weight, classes, 0.1) == 0
+
+
+def test_what_counts_in_the_losses() -> None:
+    """Frames by their weights, classes by theirs, and a little of all classes."""
+    torch.manual_seed(0)
+    logits, emotion = torch.randn(4, 6, 3), torch.randint(0, 3, (4, 6))
+    weight, classes = 2 * torch.rand(4, 6), torch.tensor([0.5, 1.0, 3.0])
+    wanted = 0.8 * torch.nn.functional.one_hot(emotion, 3) + 0.2 / 3
+    each = -(wanted * classes * logits.log_softmax(-1)).sum(-1)
+    expected = (weight * each).sum() / weight.sum()
+    torch.testing.assert_close(emotion_loss(logits, emotion, weight, classes, 0.2), expected)
+    # Concordance and calibration with a weight of two are those of frames that come twice.
+    estimate, target = torch.rand(50), torch.rand(50)
+    twice = torch.cat([torch.ones(30), torch.full((20,), 2.0)])
+    agreement = concordance(torch.cat([estimate, estimate[30:]]), torch.cat([target, target[30:]]), torch.ones(70))
+    torch.testing.assert_close(concordance(estimate, target, twice), agreement)
+    scores, said = 3 * torch.randn(50, 3), torch.randint(0, 3, (50,))
+    found = calibrate(scores, said, twice)
+    again = calibrate(torch.cat([scores, scores[30:]]), torch.cat([said, said[30:]]), torch.ones(70))
+    assert found[0] == pytest.approx(again[0], rel=0.01)
+    torch.testing.assert_close(found[1], again[1], atol=0.01, rtol=0)
 
 
 def test_concordance() -> None:
@@ -372,6 +510,9 @@ def test_recalls_and_calibration() -> None:
 
 def test_toml() -> None:
     table = {"name": 'a "b"', "x": 0.5, "n": [1, 2], "plans": {"live": {"left": 3}, "batch": {"left": 4}}}
+    assert tomllib.loads(toml(table)) == table
+    # What a user calls an emotion or a plan, and a start its licence: line breaks, quotes, dots, controls.
+    table = {"licence": 'a\nb\t"\\\x7f\x01 ü', "labels": ["very\nangry", "ok"], "plans": {'my "plan" ü.2': {"left": 3}}}
     assert tomllib.loads(toml(table)) == table
 
 
@@ -434,6 +575,45 @@ def test_eager(data: Path, tmp_path: Path) -> None:
     lost[LABELS.index("neutral")] = 0.3 * temperatures[0]
     torch.testing.assert_close(biases[0] - biases[1], lost)
     assert temperatures[0] == temperatures[1]
+
+
+def test_what_is_judged(data: Path, tmp_path: Path) -> None:
+    """Trained frames alone; the head's last bias gets half of the offsets; recalls are those with them."""
+    (batch,) = (Batches(Source(data, tmp_path, "valid"), 0, 1)[0],)
+    torch.manual_seed(0)
+    learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=len(LABELS), **HEAD)).eval()  # type: ignore[arg-type]
+    known = (batch.emotion >= 0) & (batch.weight > 0)
+    assert ((batch.emotion >= 0) & (batch.weight == 0)).any()
+    logits, emotion = answer(learner, batch.heard)[0].float()[known], batch.emotion[known]
+    temperature, offset = calibrate(logits, emotion, batch.weight[known])
+    temperature = min(max(temperature, recipe.COLDEST), recipe.HOTTEST)
+    before = learner.head.emotion.bias.detach().clone()
+    report = judge(learner, [batch])
+    assert report["temperature"] == temperature
+    moved = learner.head.emotion.bias.detach() - before
+    assert moved.abs().max() > 0.1
+    torch.testing.assert_close(moved, temperature * recipe.OFFSETS * offset)
+    expected = recalls(logits + moved, emotion)
+    assert not torch.equal(expected, recalls(logits, emotion))
+    found = torch.tensor(list(report["recall"].values()))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, equal_nan=True)
+
+
+def test_every_epoch_has_other_windows(data: Path, tmp_path: Path) -> None:
+    source, counter = Source(data, tmp_path / "speech"), EpochCounter(3)
+    drawn = recipe._Epochs(source, 3, 2, counter, 2)
+    for epoch in (1, 2):
+        counter.current = epoch
+        assert torch.equal(drawn[1].heard, Batches(source, 3, 4, rows=2)[2 * epoch - 1].heard)
+
+
+def test_rare_classes_count_more() -> None:
+    """And what does not occur at all, not at all."""
+    said = [*(utterance(0, 90, speaker=f"RAVDESS/{n}") for n in range(9)), utterance(3, 90, speaker="RAVDESS/9")]
+    weights = recipe.class_weights(Speakers(said), 7)
+    assert weights.count_nonzero() == 2
+    # A voice is drawn as often as another here.
+    assert weights[3] / weights[0] == pytest.approx(9**0.7, rel=0.15)
 
 
 @pytest.mark.parametrize("file", ["learner.ckpt", "counter.ckpt", None], ids=["cut", "empty", "missing"])

@@ -174,6 +174,8 @@ def read_audio(path: Path) -> NDArray[np.int16]:
         raise BadInput(f"Bad file '{path}', expected audio ({error})") from error
     if rate != RATE or samples.ndim != 1:
         raise BadInput(f"Bad file '{path}', expected mono audio at {RATE} Hz")
+    if not len(samples):
+        raise BadInput(f"Bad file '{path}', expected at least one sample")
     result: NDArray[np.int16] = samples
     return result
 

@@ -1,6 +1,8 @@
 """Write a model folder: half-precision safetensors and the manifest that `sedstream.zoo` reads."""
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,23 +20,29 @@ LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised
 
 Value: TypeAlias = str | int | float | Sequence[int] | Sequence[str]
 Table: TypeAlias = Mapping[str, "Value | Table"]
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+"""Keys that TOML takes without quotes."""
 
 
 def toml(table: Table, path: str = "") -> str:
     """A nested table as TOML: plain values first, then each table under its dotted name."""
-    lines = [f"{key} = {_literal(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
+    lines = [f"{_key(key)} = {_literal(value)}" for key, value in table.items() if not isinstance(value, Mapping)]
     if path and lines:
         lines = ["", f"[{path}]", *lines]
     text = "".join(line + "\n" for line in lines)
     for key, value in table.items():
         if isinstance(value, Mapping):
-            text += toml(value, f"{path}.{key}" if path else key)
+            text += toml(value, f"{path}.{_key(key)}" if path else _key(key))
     return text
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _literal(name)
 
 
 def _literal(value: Value) -> str:
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON leaves that one as it is
     if isinstance(value, Sequence):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
     return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -23,7 +23,7 @@ from ..zoo import device_of
 from . import discriminants, intensity
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
 from .brain import Diarizer, Follower, Learner, Schedule, answer
-from .concatenations import NEUTRAL, Speakers
+from .concatenations import NEUTRAL, SHARES, Speakers
 from .interrupted import WholeCheckpointer, claim
 from .objective import calibrate, concordance, recalls
 from .publish import LABELS, check, publish
@@ -147,8 +147,12 @@ def train(
     source = Source(data, work / "speech", without=without, labels=labels, blind=blind)
     corpora = read(source, workers)
     for split in ("train", "valid"):
-        if not any(blind or u.emotion >= 0 for u in corpora.split(split, without)):
+        said = [u for u in corpora.split(split, without) if blind or u.emotion >= 0]
+        if not said:
             raise BadInput(f"Bad data '{data}', expected recordings with emotions in the split '{split}'")
+        if not any(u.corpus in SHARES for u in said):
+            names = ", ".join(sorted({u.corpus for u in said}))
+            raise BadInput(f"Bad corpora {names} in the split '{split}', expected one of {', '.join(SHARES)}")
     voices = speakers(source, corpora)
     per_hour = 3600 * 50 / (FRAMES * rows)
     steps = max(1, round(hours * per_hour))
