@@ -266,9 +266,12 @@ def _room(text: str) -> int | None:
 
 def _seconds(text: str) -> float:
     try:
-        return 0.0 if text == "0" else _positive(text)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected 0 or more") from None
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected 0 or more")
+    return value
 
 
 def _names(text: str) -> list[str]:

@@ -384,6 +384,26 @@ def test_a_servers_alerts_reach_its_webhook(model: Model, speech: NDArray[np.flo
         assert got == [expected[0], *expected], "the first was refused once"
 
 
+def test_a_server_that_stops_delivers_what_its_webhooks_have(
+    model: Model, speech: NDArray[np.float32], tmp_path: Path
+) -> None:
+    async def run(path: Path, there: Service) -> Server:
+        async with Server(model, port=0, alerts=path) as server, Client(server.url) as client:
+            await client.send(speech[:64_000])
+            await client.close()
+            async for _ in client:
+                pass
+            threading.Timer(0.2, there.open.set).start()
+        return server
+
+    with service() as there:
+        there.open.clear()
+        rule = '[[alert]]\nname = "any"\ntrack = "arousal"\nthreshold = 0.0\n'
+        path = tmp_path / "alerts.toml"
+        path.write_text(f'{rule}[[webhook]]\nurl = "{there.url}"\nsecret = "s"\n')
+        assert asyncio.run(run(path, there)).webhooks[0].delivered == 2
+
+
 def test_what_is_provisional_goes_with_what_replaces_it() -> None:
     """An update takes back what stood behind it; a final segment, what it has grown over, which counts once."""
     alerts = Alerts([SOON], (None,), LABELS)

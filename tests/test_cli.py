@@ -1,5 +1,6 @@
 """The commands as a user runs them: a process, its output, its exit code."""
 
+import asyncio
 import json
 import os
 import pty
@@ -17,6 +18,10 @@ from conftest import DEMO, ROOT
 from numpy.typing import NDArray
 
 from sedstream.cli import main
+from sedstream.exports.screen import clock
+from sedstream.serving import tokens
+from sedstream.serving.server import Server
+from sedstream.zoo import Model
 
 FIELDS = ["file", "channel", "role", "start", "end", "emotion", "confidence", "probs", "entropy", "arousal", "valence"]
 
@@ -124,6 +129,34 @@ def test_server_and_client(clip: Path, tmp_path: Path) -> None:
     fails(sedstream("stream", clip, url), "expected one that listens")
 
 
+def test_what_stream_is_told_the_server_hears(model: Model, tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    """Channels, roles, plan and labels, and a connection that breaks on the way: the rows are those of ``diarize``."""
+    call, secret, rows = (tmp_path / name for name in ("call.wav", "token", "rows.jsonl"))
+    soundfile.write(call, np.stack([speech[:160_000], speech[::-1][:160_000]], axis=1), 16_000)
+    told = ["--channels", "split", "--roles", "customer, other", "--plan", "batch", "--labels", "neutral, happy"]
+    secret.write_text(tokens.add(tmp_path / "tokens.toml", "one") + "\n")
+
+    async def run() -> int:
+        async with Server(model, port=0, tokens=tmp_path / "tokens.toml") as server:
+            options = ["--speed", "0", "--reconnect", "--token-file", str(secret), "--out", str(rows)]
+            client = asyncio.create_task(asyncio.to_thread(main, ["stream", str(call), server.url, *options, *told]))
+            async with asyncio.timeout(120):
+                while not (client.done() or any(heard.received for heard in server.sessions.values())):
+                    await asyncio.sleep(0.001)
+            for connection in server._server.connections:  # type: ignore[union-attr]
+                connection.transport.abort()
+            return await client
+
+    assert asyncio.run(run()) == 0
+    assert main(["diarize", str(call), *told, "--out", str(tmp_path / "expected.jsonl")]) == 0
+    found, expected = (
+        sorted(path.read_text().splitlines(), key=lambda line: (json.loads(line)["start"], json.loads(line)["channel"]))
+        for path in (rows, tmp_path / "expected.jsonl")
+    )
+    assert {json.loads(line)["role"] for line in found} == {"customer", "other"}
+    assert found == expected
+
+
 def test_score(clip: Path, tmp_path: Path) -> None:
     """A folder of answers against itself, in two formats."""
     for name in ("rttm", "csv"):
@@ -194,10 +227,24 @@ def test_bad_input(clip: Path, tmp_path: Path, speech: NDArray[np.float32]) -> N
     fails(sedstream("diarize", clip, "--out", tmp_path / "no" / "out.jsonl"), "Bad output")
     fails(sedstream("serve", "--host", "0.0.0.0"), "Bad host '0.0.0.0'")
     fails(sedstream("serve", "--host", "a..b", "--insecure"), "Bad host 'a..b'")
-    fails(sedstream("serve", "--port", "99999"), "Bad port 99999, expected 0 to 65535")
+    never = ("--idle-seconds", "0.0", "--resume-seconds", "0")
+    fails(sedstream("serve", "--port", "99999", *never), "Bad port 99999, expected 0 to 65535")
     fails(sedstream("serve", "--audiosocket", "-1"), "Bad port -1, expected 0 to 65535")
     for url in ("http://127.0.0.1:1", "ws://127.0.0.1:99999/v1/stream", "ws://[::1", "ws://a..b/v1/stream"):
         fails(sedstream("stream", clip, url), f"Bad server '{url}', expected one that listens")
+
+
+@pytest.mark.parametrize("number", ["-1", "nan", "inf", "soon"])
+def test_a_time_that_is_none(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", "--idle-seconds", number])
+    assert f"Bad number '{number}', expected 0 or more\n" in capsys.readouterr().err
+
+
+def test_times_of_a_table() -> None:
+    times = {41.28: "41.28", 59.99: "59.99", 59.999: "1:00.00", 62.5: "1:02.50", 119.996: "2:00.00"}
+    times |= {3599.98: "59:59.98", 3599.999: "1:00:00.00", 3671.5: "1:01:11.50", 36_305.0: "10:05:05.00"}
+    assert {seconds: clock(seconds) for seconds in times} == times
 
 
 OUTPUTS = {

@@ -43,7 +43,9 @@ def frame(data: bytes, kind: int = 2) -> bytes:
 
 
 @asynccontextmanager
-async def raw(url: str, window: int | None = None) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def raw(
+    url: str, window: int | None = None, path: str = "/v1/stream"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A session begun on a connection that no library reads. ``window``: bytes that the kernel takes for it."""
     host, port = url.removeprefix("ws://").split("/")[0].split(":")
     plain = socket.socket()
@@ -53,7 +55,7 @@ async def raw(url: str, window: int | None = None) -> AsyncIterator[tuple[asynci
     await asyncio.get_running_loop().sock_connect(plain, (host, int(port)))
     reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
     try:
-        writer.write(request())
+        writer.write(request(path))
         await reader.readuntil(b"\r\n\r\n")
         writer.write(frame(json.dumps({"type": "session.start"}).encode(), 1))
         yield reader, writer
@@ -398,6 +400,8 @@ def test_webhooks_carry_what_the_operator_asked_for(model: Model, speech: Array,
                 await client.send(speech[:64_000])
                 await client.close()
                 told = [m async for m in client if m["type"] == "alert"]
+            counted = [line for line in server.metrics.text().splitlines() if line.startswith("sedstream_alerts_total")]
+            assert sorted(counted) == [f'sedstream_alerts_total{{rule="{rule}"}} 1.0' for rule in ("client", "loud")]
         return told, posted
 
     told, posted = asyncio.run(run())
@@ -482,5 +486,59 @@ def test_a_file_that_is_being_written_ends_no_call(
         path.write_text("")
         server.access.refresh()
         assert not server.access._meters, "nothing is kept of tokens that are gone"
+
+    asyncio.run(run())
+
+
+def test_the_oldest_call_that_waits_goes_first(model: Model, tmp_path: Path) -> None:
+    """Where its token begins one more than it may have: the newer ones can still be resumed."""
+    path = tmp_path / "tokens.toml"
+    headers = {"Authorization": f"Bearer {tokens.add(path, 'one', sessions=2)}"}
+
+    async def begin(url: str, **start: Any) -> tuple[ClientConnection, dict[str, Any]]:
+        client = await connect(url, compression=None, additional_headers=headers)
+        await client.send(json.dumps(START | start))
+        return client, json.loads(await client.recv())
+
+    async def run() -> None:
+        async with Server(model, port=0, tokens=path) as server:
+            told = []
+            for number in range(2):
+                client, ready = await begin(server.url)
+                told.append(ready["resume"]["token"])
+                client.transport.abort()
+                await until(lambda number=number: len(server.lines) == number + 1)  # type: ignore[misc]
+            await begin(server.url)
+            for token, kind in ((told[0], "error"), (told[1], "session.ready")):
+                client, answer = await begin(server.url, resume={"token": token, "seq": 0})
+                assert answer["type"] == kind
+                await client.close()
+                await until(lambda: server.access._sessions["one"] == 1)
+
+    asyncio.run(run())
+
+
+def test_a_follower_that_does_not_read_is_cut(model: Model) -> None:
+    """What waits for it is bounded, and the call that it follows goes on."""
+    rules = [{"name": f"{n:0100}", "track": "arousal", "threshold": 1.0} for n in range(16)]
+
+    async def run() -> None:
+        async with Server(model, port=0) as server, raw(server.url, 4096, "/v1/watch") as (reader, _):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await until(lambda: server.hub._watchers)
+            [connection] = server._server.connections  # type: ignore[union-attr]
+            connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            client = await connect(server.url, compression=None)
+            await client.send(json.dumps(START | {"alerts": rules}))
+            await client.recv()
+            for _ in range(20_000):
+                await client.send(json.dumps({"type": "session.update"}))
+                assert json.loads(await client.recv())["type"] == "session.updated"
+                if not server.hub._watchers:
+                    break
+            assert not server.hub._watchers
+            await client.send(json.dumps(CLOSE))
+            messages, code = await everything_of(client)
+            assert (messages[-1]["type"], code) == ("session.end", 1000)
 
     asyncio.run(run())

@@ -55,10 +55,10 @@ sys.exit(main(["listen", "--device", "pulse", *sys.argv[3:]]))
 """
 
 
-def start(room: Room, recorded: Path, *options: str, ring: int = RING) -> subprocess.Popen[str]:
+def start(room: Room, recorded: Path, *options: str, ring: int = RING, script: str = RECORDED) -> subprocess.Popen[str]:
     """The command, capturing when this returns."""
     process = subprocess.Popen(
-        [sys.executable, "-c", RECORDED, str(recorded), str(ring), *options],
+        [sys.executable, "-c", script, str(recorded), str(ring), *options],
         env=room.env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -338,6 +338,19 @@ def test_what_was_heard_outlasts_its_terminal(short_clip: Path, tmp_path: Path) 
             process.communicate(timeout=60)
         assert rows_of(out.read_text())
         assert not list(tmp_path.glob(".*.part"))
+
+
+def test_nohup_outlasts_its_terminal(short_clip: Path, tmp_path: Path) -> None:
+    """Who ignores SIGHUP goes on listening."""
+    with open_room() as room:
+        script = RECORDED.replace("signal.SIGHUP, signal.SIG_DFL", "signal.SIGHUP, signal.SIG_IGN")
+        process = start(room, tmp_path / "captured", script=script)
+        process.send_signal(signal.SIGHUP)
+        room.play(short_clip)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert rows_of(output)
 
 
 def test_a_row_is_in_its_file_at_once(short_clip: Path, tmp_path: Path) -> None:

@@ -185,6 +185,8 @@ def test_health_tells_when_only_a_restart_helps(model: Model, speech: Array, mon
             await socket.send(pcm.encode(speech[:32_000], "s16le"))
             assert (await everything(socket))[1] == 1011
             assert (await asyncio.to_thread(get, server.url, "/healthz"))[:2] == (503, "the model fails\n")
+            await asyncio.to_thread(server.engine.__exit__)
+            assert (await asyncio.to_thread(get, server.url, "/healthz"))[:2] == (503, "the engine has stopped\n")
 
     asyncio.run(run())
 
@@ -342,3 +344,21 @@ def test_the_sizing_table_and_a_bad_number_on_the_command_line() -> None:
     bad = command("serve", "--max-sessions", "0")
     assert bad.returncode == 2
     assert "Bad number '0', expected 1 or more, or auto" in bad.stderr
+
+
+def test_what_the_command_is_told_the_server_does(tmp_path: Path) -> None:
+    desk = "https://desk.example"
+    told = ("--idle-seconds", "0.5", "--resume-seconds", "7", "--allow-origin", f"{desk}, http://localhost:3000")
+
+    async def run(url: str) -> None:
+        for origin in (desk, "http://localhost:3000"):
+            async with connect(url, compression=None, origin=origin):  # type: ignore[arg-type]
+                pass
+        socket = await connect(url, compression=None)
+        await socket.send(json.dumps(START))
+        messages, code = await asyncio.wait_for(everything(socket), 30)  # without it, it would be a minute
+        assert messages[0]["resume"]["seconds"] == 7
+        assert code == 4010
+
+    with process("--max-sessions", "8", *told) as (_, url):
+        asyncio.run(run(url))

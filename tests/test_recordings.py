@@ -283,6 +283,13 @@ def test_globs_and_list_files(calls: Path, tmp_path: Path) -> None:
     (tmp_path / "list.lst").write_text(f"{calls}/north/b.flac\n../{tmp_path.name}/calls/a.wav\n")
     assert [str(r) for _, r in find_recordings([str(tmp_path / "list.lst")])] == ["b.flac", "a.wav"]
     assert [str(r) for _, r in find_recordings([str(tmp_path / "list.txt")])] == ["calls/a.wav", "calls/north/b.flac"]
+    (tmp_path / "list.txt").write_bytes("\ufeffcalls/a.wav\r\n".encode())  # as Windows' editors write it
+    assert [(p.name, str(r)) for p, r in find_recordings([str(tmp_path / "list.txt")])] == [("a.wav", "calls/a.wav")]
+    shutil.copy(calls / "a.wav", tmp_path / "call [1].wav")
+    assert [r.name for _, r in find_recordings([str(tmp_path / "call [1].wav")])] == ["call [1].wav"]
+    shutil.copytree(calls / "north", tmp_path / "loud")
+    (tmp_path / "loud" / "b.flac").rename(tmp_path / "loud" / "B.FLAC")
+    assert [r.name for _, r in find_recordings([str(tmp_path / "loud")])] == ["B.FLAC", "a.wav"]
     for link in ("circle", "wheel", "north/loop"):  # a walk that followed two of these would never end
         (calls / link).symlink_to(calls, target_is_directory=True)
     found = [str(r) for _, r in find_recordings([str(calls / "**" / "*.wav")])]

@@ -18,7 +18,8 @@ from wire import CLOSE, START, check, check_client, everything, talk
 import sedstream
 from sedstream.audio import pcm
 from sedstream.errors import BadMessage, Unavailable
-from sedstream.serving import link, tokens
+from sedstream.serving import guarded, link, tokens
+from sedstream.serving.access import Visit
 from sedstream.serving.client import Client
 from sedstream.serving.operation import drain
 from sedstream.serving.server import Server
@@ -562,5 +563,204 @@ def test_who_sends_first_and_reads_later(model: Model, speech: Array, monkeypatc
             assert [message async for message in client][-1]["duration"] == pytest.approx(
                 6 * len(speech) / 16_000, abs=0.02
             )
+
+    asyncio.run(run())
+
+
+def test_who_comes_back_takes_one_place(model: Model) -> None:
+    async def run() -> None:
+        async with Server(model, port=0, max_sessions=2) as server:
+            first, ready = await begin(server.url)
+            first.transport.abort()
+            await settle(lambda: server.lines.away)
+            again, _ = await resume(server.url, ready["resume"]["token"], 0)
+            other, found = await begin(server.url)
+            assert found["type"] == "session.ready"
+            for socket in (again, other):
+                await socket.close()
+
+    asyncio.run(run())
+
+
+def test_who_came_back_is_not_waited_for(model: Model) -> None:
+    """The time in which it had to come is over, as is that of another who broke off later and did not come."""
+
+    async def run() -> None:
+        async with Server(model, port=0, resume_seconds=4.0) as server:
+            first, ready = await begin(server.url)
+            other, _ = await begin(server.url)
+            first.transport.abort()
+            await settle(lambda: server.lines.away)
+            again, _ = await resume(server.url, ready["resume"]["token"], 0)
+            other.transport.abort()
+            await settle(lambda: len(server.sessions) == 1)
+            await again.send(json.dumps(CLOSE))
+            messages, code = await rest(again)
+            assert (messages[-1]["reason"], code) == ("closed", 1000)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("code", [1000, 1001, None])
+def test_nobody_waits_for_a_client_that_left(code: int | None, model: Model) -> None:
+    """A page that goes to another one says 1001; some clients give no code at all."""
+
+    async def run() -> None:
+        async with Server(model, port=0, resume_seconds=1000.0) as server:
+            socket, _ = await begin(server.url)
+            socket.protocol.send_close(code)
+            socket.send_data()
+            await asyncio.wait_for(socket.wait_closed(), 30)
+            await settle(lambda: not server.sessions)
+
+    asyncio.run(run())
+
+
+def test_who_has_said_close_may_be_silent(model: Model, audio: bytes) -> None:
+    """For longer than others may, while the rest is answered; and for ever, where the operator says so."""
+
+    async def run() -> None:
+        async with Server(model, port=0, idle_seconds=1.0, max_speed=1.0) as server:
+            socket, _ = await begin(server.url)
+            await socket.send(audio)
+            await socket.send(json.dumps(CLOSE))
+            messages, code = await rest(socket)
+            assert (messages[-1]["type"], code) == ("session.end", 1000)
+        async with Server(model, port=0, idle_seconds=0) as server:
+            socket, _ = await begin(server.url)
+            await socket.send(json.dumps(CLOSE))
+            messages, code = await rest(socket)
+            assert (messages[-1]["type"], code) == ("session.end", 1000)
+
+    asyncio.run(run())
+
+
+def test_a_call_that_is_over_is_told_to_nobody_who_comes_later(model: Model) -> None:
+    """And who followed and went is forgotten."""
+
+    async def run() -> None:
+        async with Server(model, port=0) as server:
+            await talk(server.url, START, CLOSE)
+            await settle(lambda: not server.sessions)
+            watcher = await connect(server.url.replace("/v1/stream", "/v1/watch"), compression=None)
+            await settle(lambda: server.hub._watchers)
+            socket, ready = await begin(server.url)
+            assert check(json.loads(await watcher.recv()))["session"] == ready["session"]
+            await watcher.close()
+            await settle(lambda: not server.hub._watchers)
+            await socket.close()
+
+    asyncio.run(run())
+
+
+def test_a_client_goes_on_where_it_was_idle(model: Model, audio: bytes) -> None:
+    async def run() -> None:
+        async with Server(model, port=0, idle_seconds=0.3) as server, Client(server.url, reconnect=True) as client:
+            await client.send(audio[:SECOND])
+            first = client._link._socket
+            await settle(lambda: client._link._socket is not first)
+            await client.send(audio[SECOND:])
+            await client.close()
+            messages = [message async for message in client]
+            assert not [m for m in messages if m["type"] == "session.ready"], "it is the same session"
+            assert messages[-1]["duration"] == 4.0
+
+    asyncio.run(run())
+
+
+def test_a_client_does_not_knock_where_it_is_not_wanted(model: Model, tmp_path: Path) -> None:
+    """Its token was taken away: that will not pass, unlike too many sessions of it."""
+    path = tmp_path / "tokens.toml"
+    secret = tokens.add(path, "one", sessions=1)
+    [token] = tokens.read(path)
+
+    async def run() -> None:
+        async with Server(model, port=0, tokens=path) as server:
+            async with Client(server.url, token=secret, reconnect=True) as client:
+                [connection] = server._server.connections  # type: ignore[union-attr]
+                assert isinstance(connection, guarded.GuardedConnection)
+                assert connection.visit is not None
+                connection.visit.end()
+                other = server.access.enter(token, "stream")
+                assert isinstance(other, Visit)
+                connection.transport.abort()
+                await settle(lambda: 'sedstream_refusals_total{status="429"}' in server.metrics.text())
+                other.end()
+                await client.close()
+                assert [message async for message in client][-1]["type"] == "session.end"
+            async with Client(server.url, token=secret, reconnect=True) as client:
+                path.write_text("")
+                for connection in server._server.connections:  # type: ignore[union-attr]
+                    connection.transport.abort()
+                with pytest.raises(Unavailable, match="HTTP 401, expected a known token"):
+                    await asyncio.wait_for(anext(aiter(client)), 30)
+
+    asyncio.run(run())
+
+
+def test_a_client_gives_a_server_up_that_does_not_come_back(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PATIENCE", 0.3)
+
+    async def run() -> None:
+        async with Server(model, port=0) as server:
+            client = await Client(server.url, reconnect=True).__aenter__()
+        with pytest.raises(Unavailable, match="expected one that listens"):
+            await asyncio.wait_for(anext(message async for message in client if message["type"] == "none"), 30)
+        await client.__aexit__(None, None, None)
+
+    asyncio.run(run())
+
+
+def test_whoever_comes_before_a_server_goes_and_begins_after_is_told_so(model: Model, audio: bytes) -> None:
+    """And a call that is not done in time is not waited for."""
+
+    async def run() -> None:
+        async with Server(model, port=0, max_speed=0.1) as server:
+            call, _ = await begin(server.url)
+            await call.send(audio)
+            await settle(lambda: any(call.received for call in server.sessions.values()))
+            await asyncio.wait_for(drain(server, 0), 20)
+            assert server.sessions
+            call.transport.abort()
+        async with Server(model, port=0) as server:
+            early = await connect(server.url, compression=None)
+            draining = asyncio.create_task(drain(server, 60))
+            await settle(lambda: server.admission.draining)
+            await early.send(json.dumps(START))
+            messages, code = await asyncio.wait_for(rest(early), 20)
+            assert ([m["code"] for m in messages], code) == (["full"], 1013)
+            await draining
+
+    asyncio.run(run())
+
+
+def test_who_said_close_before_the_server_went_has_ended_its_call_itself(model: Model, audio: bytes) -> None:
+    async def run() -> None:
+        async with Server(model, port=0, max_speed=2.0) as server:
+            socket, _ = await begin(server.url)
+            await socket.send(audio)
+            await socket.send(json.dumps(CLOSE))
+            await settle(lambda: any(line.protocol.closing for line in server.lines._lines.values()))
+            draining = asyncio.create_task(drain(server, 60))
+            messages, code = await rest(socket)
+            assert (messages[-1]["reason"], code) == ("closed", 1000)
+            await draining
+
+    asyncio.run(run())
+
+
+def test_a_client_that_wants_few_events_can_send_for_ever(model: Model, speech: Array) -> None:
+    """What tells it how far the server has come is asked for all the same, and is not among its messages."""
+
+    async def run() -> None:
+        async with (
+            Server(model, port=0, max_speed=0) as server,
+            Client(server.url, reconnect=True, events=["emotion.final"]) as client,
+        ):
+            for _ in range(6):
+                await asyncio.wait_for(client.send(speech), 120)
+            await client.close()
+            kinds = {message["type"] async for message in client}
+            assert kinds == {"emotion.final", "session.end"}
 
     asyncio.run(run())

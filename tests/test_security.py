@@ -22,6 +22,7 @@ from sedstream.audio import pcm
 from sedstream.commands import row_of
 from sedstream.errors import BadInput, BadMessage, Unavailable
 from sedstream.serving import guarded, tokens
+from sedstream.serving import server as server_module
 from sedstream.serving.choices import choose_channels
 from sedstream.serving.client import Client
 from sedstream.serving.server import Server
@@ -537,3 +538,93 @@ def test_what_comes_behind_a_request_is_no_frame(model: Model, caplog: pytest.Lo
 
     asyncio.run(run())
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_each_path_asks_for_its_scope(model: Model, tmp_path: Path) -> None:
+    """Who may send calls may neither follow those of others nor read the server's numbers; probes are anybody's."""
+    path = tmp_path / "tokens.toml"
+    bearers = {scope: f"Bearer {tokens.add(path, scope, scopes=[scope])}" for scope in tokens.SCOPES}
+    places = {"/v1/stream": "stream", "/v1/watch": "watch", "/metrics": "admin"}
+
+    async def run() -> None:
+        async with Server(model, port=0, tokens=path) as server:
+            for place, wanted in places.items():
+                assert (await answer(server.url, request(place)))[0] == 401
+                for scope, bearer in bearers.items():
+                    status, _ = await answer(server.url, request(place, Authorization=bearer))
+                    assert status == (403 if scope != wanted else 200 if place == "/metrics" else 101), (place, scope)
+            await refused(server.url, (request("/healthz"), 200), (request("/readyz"), 200))
+            await refused(server.url, (request("/metrics", Authorization=bearers["admin"], Origin=DESK), 403))
+
+    asyncio.run(run())
+
+
+def test_whom_a_full_server_refuses_holds_no_place_of_the_token(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    secret = tokens.add(path, "two", sessions=2)
+
+    async def run() -> None:
+        async with (
+            Server(model, port=0, tokens=path, max_sessions=1) as server,
+            Client(server.url, token=secret),
+        ):
+            await refused(server.url, *[(request(Authorization=f"Bearer {secret}"), 503)] * 3)
+
+    asyncio.run(run())
+
+
+def test_a_token_that_comes_when_its_connection_is_gone_takes_no_place(model: Model, keys: Keys) -> None:
+    """As Twilio brings it: behind the handshake."""
+
+    async def run() -> None:
+        async with Server(model, port=0, tokens=keys.path) as server:
+            client = await connect(server.url.replace("stream", "twilio"), compression=None)
+            [connection] = [c for c in server._server.connections if isinstance(c, guarded.GuardedConnection)]  # type: ignore[union-attr]
+            client.transport.abort()
+            await asyncio.wait_for(connection.wait_closed(), 30)
+            assert server.let_in(connection, keys.single) is None
+            assert (await answer(server.url, request(Authorization=f"Bearer {keys.single}")))[0] == 101
+
+    asyncio.run(run())
+
+
+def test_those_who_came_and_went_end_nobody_sooner(model: Model, keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those who are there count as a crowd."""
+    monkeypatch.setattr(guarded, "HANDSHAKE_SECONDS", 300.0)
+
+    async def run() -> None:
+        async with Server(model, port=0, tokens=keys.path) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server.url))
+            whole = request(Authorization=f"Bearer {keys.good}")
+            writer.write(whole[:20])
+            for _ in range(guarded.MAX_WAITING + 10):
+                assert (await answer(server.url, request("/nowhere")))[0] == 404
+            writer.write(whole[20:])
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), 30)).startswith(b"HTTP/1.1 101 ")
+            writer.transport.abort()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("change", ["another secret", "another scope"])
+def test_a_token_that_changed_ends_its_sessions(
+    change: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the same name, in a file of the same length: what let them in is not in it any more."""
+    monkeypatch.setattr(server_module, "REFRESH_SECONDS", 0.1)
+    path = tmp_path / "tokens.toml"
+    secret = tokens.add(path, "one", scopes=["stream", "watch"])
+    old = tokens.read(path)[0].sha256 if change == "another secret" else '["stream", "watch"]'
+    new = "f" * 64 if change == "another secret" else '["watch", "admin" ]'
+    assert len(new) == len(old)
+
+    async def run() -> None:
+        async with Server(model, port=0, tokens=path) as server:
+            socket = await connect(server.url, additional_headers={"Authorization": f"Bearer {secret}"})
+            await socket.send(json.dumps(START))
+            assert json.loads(await socket.recv())["type"] == "session.ready"
+            path.write_text(path.read_text().replace(old, new))
+            _, code = await asyncio.wait_for(everything_of(socket), 30)
+            assert (code, socket.close_reason) == (1008, "token revoked")
+
+    asyncio.run(run())

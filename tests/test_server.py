@@ -371,9 +371,14 @@ def test_port_in_use_and_foreign_hosts(model: Model) -> None:
     async def run() -> None:
         async with Server(model, port=0) as server:
             port = int(server.url.rsplit(":", 1)[1].split("/")[0])
+            second = Server(model, port=port)
             with pytest.raises(Unavailable, match=f"Bad address 127.0.0.1:{port}, expected a free one: it is in use"):
-                async with Server(model, port=port):
-                    pass
+                await second.__aenter__()
+            assert not second.engine.running
+            nowhere = Server(model, "a..b", insecure=True)
+            with pytest.raises(BadInput, match=r"Bad host 'a\.\.b', expected a name or an address of this machine"):
+                await nowhere.__aenter__()
+            assert not nowhere.engine.running
             with pytest.raises(BadInput, match=r"Bad host '0\.0\.0\.0', expected a loopback address"):
                 Server(model, "0.0.0.0")
             with pytest.raises(BadInput, match="Bad port 65536, expected 0 to 65535"):
@@ -412,6 +417,8 @@ def test_latency_chooses_the_plan(model: Model) -> None:
     assert choose_plan(manifest, None) == "live"
     assert choose_plan(manifest, "batch") == "batch"
     assert choose_plan(manifest, 1.0) == "live"
+    for name in ("live", "batch"):
+        assert choose_plan(manifest, manifest.plan(name).latency) == name
     assert choose_plan(manifest, 60) == "batch"
 
 
@@ -516,5 +523,31 @@ def test_half_a_recording_is_no_success(model: Model, clip: Path) -> None:
             with pytest.raises(Unavailable, match="expected one that goes on: it ended after"):
                 await hear(server, seen)
             assert seen[-1] == "session.end"
+
+    asyncio.run(run())
+
+
+def test_a_recording_goes_as_fast_as_asked(model: Model, clip: Path, tmp_path: Path) -> None:
+    """As it would be spoken, or so many times as fast: neither sooner nor, by far, later."""
+    quiet = tmp_path / "quiet.wav"
+    soundfile.write(quiet, np.zeros(8000 * 600, np.int16), 8000)
+
+    async def run() -> None:
+        async with Server(model, port=0, max_speed=0) as server:
+            loop = asyncio.get_running_loop()
+            for path, speed, least in ((clip, 8.0, 2.0), (quiet, 600.0, 1.0)):
+                began = loop.time()
+                async with asyncio.timeout(300):
+                    async for _ in stream_recording(server.url, open_recording(path), speed=speed):
+                        pass
+                assert loop.time() - began > least
+
+    asyncio.run(run())
+
+
+def test_a_packet_that_no_message_holds(clip: Path) -> None:
+    async def run() -> None:
+        with pytest.raises(BadInput, match=f"Bad packet 100 s, expected less than {MAX_BINARY} bytes"):
+            await anext(stream_recording("ws://127.0.0.1:1", open_recording(clip), packet=100))
 
     asyncio.run(run())

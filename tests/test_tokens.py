@@ -5,7 +5,7 @@ import logging
 import ssl
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,22 @@ def test_a_broken_change_leaves_the_last_good_tokens(tmp_path: Path, caplog: pyt
         TokenFile(tmp_path / "none.toml")
 
 
+def test_a_link_to_a_folder_that_is_changed_for_another(tmp_path: Path) -> None:
+    """As Kubernetes renews what it mounts: the file is a link that stays the same."""
+    path, folder = tmp_path / "tokens.toml", tmp_path / "current"
+    secrets = []
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        secrets.append(tokens.add(tmp_path / name / "tokens.toml", name))
+    folder.symlink_to("old")
+    path.symlink_to("current/tokens.toml")
+    file = TokenFile(path)
+    assert file.find(secrets[0]) is not None
+    (tmp_path / "next").symlink_to("new")
+    (tmp_path / "next").replace(folder)
+    assert [file.find(secret) is not None for secret in secrets] == [False, True]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "tokens.toml")
     assert main(["tokens", path, "--add", "desk", "--scopes", "watch,admin", "--days", "2", "--sessions", "3"]) == 0
@@ -141,6 +157,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["tokens", path, "--add", "desk"]) == 2
     assert capsys.readouterr().err.startswith("sedstream: Bad token file")
     assert main(["tokens", path, "--add", "x", "--days", "1e12"]) == 2
+    past = datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    tokens.add(path, "old", expires=past, bytes_per_second=9)
+    assert main(["tokens", path]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].endswith(" UTC; 3 sessions")
+    assert told[1] == "old  stream; until 2019-12-31 22:00 UTC; expired; 9 bytes/s"
 
 
 def test_where_a_token_stands() -> None:

@@ -149,7 +149,7 @@ def _forget(part: Path) -> None:
 
 def clock(seconds: float) -> str:
     """41.28 -> ``41.28``, 3671.5 -> ``1:01:11.50``."""
-    minutes, rest = divmod(seconds, 60)
+    minutes, rest = divmod(round(seconds, 2), 60)  # first: 59.999 is a minute
     hours, minutes = divmod(int(minutes), 60)
     if hours:
         return f"{hours}:{minutes:02d}:{rest:05.2f}"

@@ -22,14 +22,14 @@ def expect_free(host: str, port: int) -> None:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio's servers do
                 probe.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise taken(host, port, error) from error
-    except UnicodeError as error:
-        raise BadInput(f"Bad host {host!r}, expected a name or an address of this machine") from error
 
 
-def taken(host: str, port: int, error: OSError) -> Unavailable:
+def taken(host: str, port: int, error: OSError | UnicodeError) -> BadInput | Unavailable:
     """Why nobody can listen there."""
+    if isinstance(error, UnicodeError):
+        return BadInput(f"Bad host {host!r}, expected a name or an address of this machine")
     reason = "it is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
     return Unavailable(f"Bad address {host}:{port}, expected a free one: {reason}")
 

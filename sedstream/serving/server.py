@@ -179,7 +179,7 @@ class Server:
                 close_timeout=2,
                 server_header=None,
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             self.engine.__exit__()
             raise taken(self._host, self._port, error) from error
         host, port = next(iter(self._server.sockets)).getsockname()[:2]
