@@ -239,11 +239,16 @@ def _path(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> float:
+def _number(text: str) -> float:
+    """NaN, which is in no range, for what is none."""
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = 0.0
+        return float("nan")
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected more than 0")
     return value
@@ -265,10 +270,7 @@ def _room(text: str) -> int | None:
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = _number(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"Bad number {text!r}, expected 0 or more")
     return value

@@ -176,19 +176,21 @@ class AnswerFolder:
         return totals
 
     def _is_done(self, path: Path, relative: Path, digest: str) -> bool:
+        return (
+            self._is_same(path, relative, digest)
+            and set(self._names) <= set(self._journal[str(path)]["formats"])
+            and all(self._output(relative, name).exists() for name in self._names)
+        )
+
+    def _is_same(self, path: Path, relative: Path, digest: str) -> bool:
+        """Whether what an earlier run made of a recording is of the same one, called and asked for as now."""
         entry = self._journal.get(str(path))
         known = None if entry is None else (entry["name"], entry["sha256"], entry["settings"])
-        if entry is None or known != (str(relative), digest, self._asked):
-            return False
-        return set(self._names) <= set(entry["formats"]) and all(
-            self._output(relative, name).exists() for name in self._names
-        )
+        return known == (str(relative), digest, self._asked)
 
     def _forget(self, path: Path, relative: Path, digest: str) -> None:
         """Remove what an earlier run made of a recording that was another one then, or was asked for otherwise."""
-        entry = self._journal.get(str(path))
-        known = None if entry is None else (entry["name"], entry["sha256"], entry["settings"])
-        if entry is not None and known != (str(relative), digest, self._asked):
+        if str(path) in self._journal and not self._is_same(path, relative, digest):
             self._remove(str(path))
 
     def _displace(self, path: Path, relative: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from .exports import formats
 from .grid import HOP, RATE
 from .loop import tick
 from .manifest import DEFAULT, Manifest
+from .scoring.textgrid import CHANNEL
 from .short import ShortStream
 from .stream import Stream
 from .whole import WholeStream
@@ -220,7 +220,7 @@ def check(
     most = 2 if channels == "split" else 1
     names = [roles] if isinstance(roles, str) else list(roles)
     # What a channel without a role is called in exports, and is read as there.
-    told = all(isinstance(name, str) and name.strip() and not re.match(r"\s*channel \d", name) for name in names)
+    told = all(isinstance(name, str) and name.strip() and not CHANNEL.fullmatch(name.strip()) for name in names)
     if not told or not 1 <= len(names) <= most or len(set(names)) < len(names):
         raise BadInput(
             f"Bad roles {','.join(map(str, names))!r}, expected another name for each channel, {most} at most"
