@@ -1,11 +1,11 @@
 """A long recording against its pieces: ``python -m benchmarks joins [--hours 10] [--folder DIR] [--model M]``.
 
 Recordings drawn from a folder (by default the demonstration clips), each at a level of its own, are joined to calls of
-about four minutes, and the calls end to end to one recording. When a session has forgotten the call before, the long
+about seven minutes, and the calls end to end to one recording. When a session has forgotten the call before, the long
 answer must give each frame the label that the call alone has, until its last block, which already hears the next one
 (``foreseen``). ``forgotten`` says how late that is at the latest; how it is before that is told too. Calls begin where
-the VAD's states turn, and on the grid of the plan's blocks: elsewhere the models would see other windows of the same
-sound. Memory is that of ``sedstream diarize`` in a process of its own.
+the VAD's states and what is known of the voice turn, and on the grid of the plan's blocks: elsewhere the models would
+see other windows of the same sound. Memory is that of ``sedstream diarize`` in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 import sedstream
 from sedstream.audio.files import open_recording
 from sedstream.audio.resample import Resampler
+from sedstream.decoding import voice
 from sedstream.grid import HOP, PERIOD, RATE, Plan
 from sedstream.manifest import Manifest
 from sedstream.offline import mix
@@ -40,7 +41,7 @@ from .speed import run
 
 Samples = NDArray[np.int16]
 CALLS = 24
-SECONDS = 240
+SECONDS = 420
 """Of a call, at least."""
 SOON = 10 * RATE // HOP
 """Frames behind a join from where on calls are compared too, before all is forgotten."""
@@ -57,17 +58,18 @@ def forgotten(manifest: Manifest, plan: Plan) -> int:
     """Frames after which a session in which speech goes on knows of nothing before them.
 
     One after another: a full-scale peak before the VAD, the VAD's state, the loudness that the encoder measures
-    against, the keys and values of each of its layers, the head's state. What is left is what was decided: speech goes
-    on until it is unlikely, an emotion until another is likely.
+    against, the keys and values of each of its layers, the head's state, the voice. What is left is what was decided:
+    speech goes on until it is unlikely, an emotion until another is likely.
     """
     level = 20 * math.log10(MOST / SOFT) / FADE * RATE / HOP
     vad = (relay.PERIOD + relay.OVERLAP) * CHUNK // HOP
     layers = manifest.encoder["layers"] * (manifest.encoder["left"] + plan.step)
-    return math.ceil(level) + vad + 2 * PERIOD + layers + 2 * PERIOD
+    known = 0 if manifest.voice is None else 2 * voice.PERIOD
+    return math.ceil(level) + vad + 2 * PERIOD + layers + 2 * PERIOD + known
 
 
 def call(paths: list[Path], dice: random.Random, grid: int) -> Samples:
-    """Four minutes of recordings at one level, silence to the next multiple of ``grid`` samples behind it."""
+    """Seven minutes of recordings at one level, silence to the next multiple of ``grid`` samples behind it."""
     parts: list[NDArray[np.float32]] = []
     while sum(map(len, parts)) < SECONDS * RATE:
         recording = open_recording(dice.choice(paths))
@@ -109,7 +111,7 @@ def main() -> None:
     model = sedstream.load(options.model)
     names = model.manifest.labels
     plan = model.manifest.plan("batch")
-    grid = math.lcm(plan.step * HOP, relay.PERIOD * CHUNK)
+    grid = math.lcm(plan.step * HOP, relay.PERIOD * CHUNK, voice.PERIOD * HOP)
     paths = [path for path, _ in find_recordings([options.folder])]
     calls = [call(paths, dice, grid) for _ in range(CALLS)]
     pieces = []

@@ -13,12 +13,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from .decoding.settings import DecoderSettings
+from .decoding.settings import DecoderSettings, VoiceSettings
 from .errors import BadInput, BadModel, SedstreamError
 from .grid import Plan
 from .speech.settings import VadSettings
 
 DEFAULT = "sedstream-base"
+BASELINE = "neutral"
+"""The label against which the others of a voice are told."""
 SUMS = "SHA256SUMS"
 """Beside the weights that were pulled: what they were then, as the program sha256sum writes it."""
 KINDS = ("windowed", "cached")
@@ -56,6 +58,8 @@ class Manifest:
     plans: Mapping[str, Plan]
     vad: VadSettings
     decoder: DecoderSettings
+    voice: VoiceSettings | None
+    """None: nothing is learned of a session's voice."""
 
     @property
     def weights(self) -> Path:
@@ -173,6 +177,7 @@ _TOP: dict[str, type] = {
 
 
 def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
+    voice = table.pop("voice", None)  # the one table that may be missing
     _check("", table, _TOP)
     if not table["plans"]:
         raise BadModel("Bad plans {}, expected one or more")
@@ -208,7 +213,17 @@ def _parse(folder: Path, table: dict[str, Any]) -> Manifest:
         plans={name: Plan(**plan) for name, plan in table["plans"].items()},
         vad=VadSettings(**_check("vad.", table["vad"], _types(VadSettings))),
         decoder=DecoderSettings(**_check("decoder.", table["decoder"], _types(DecoderSettings))),
+        voice=None if voice is None else _voice(voice, labels),
     )
+
+
+def _voice(table: Any, labels: tuple[str, ...]) -> VoiceSettings:
+    _check("voice.", table, {"neutral": list, "after": int})
+    means = table["neutral"]
+    if BASELINE not in labels or len(means) != len(labels):
+        raise BadModel(f"Bad neutral {means} of a voice, expected one number a label, and one of them {BASELINE!r}")
+    numbers = _check("voice.neutral.", dict(zip(labels, means, strict=True)), dict.fromkeys(labels, float))
+    return VoiceSettings(tuple(numbers.values()), table["after"], labels.index(BASELINE))
 
 
 def _file(folder: Path, row: Any, more: Mapping[str, type]) -> File:

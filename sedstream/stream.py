@@ -18,6 +18,7 @@ from .block import Block
 from .decoding.cadence import Cadence, Point
 from .decoding.decoder import Decoder, quantise
 from .decoding.segments import Assembler
+from .decoding.voice import Voice
 from .errors import BadInput
 from .events import Arousal, End, Event, Final, Flushed, Gap, Segment, SpeechEnd, SpeechStart, Update
 from .grid import HOP, Plan, frames_of
@@ -75,6 +76,7 @@ class Stream:
         self._index = 0
         self._level = Level()
         self._segmenter = Segmenter(self._manifest.vad)
+        self._voice = None if self._manifest.voice is None else Voice(self._manifest.voice)
         self._decoder = Decoder(len(self.labels), self._manifest.decoder)
         self._assembler = Assembler(self.labels, origin)
         self._cadence = Cadence(origin)
@@ -85,7 +87,7 @@ class Stream:
         self._heard = 0  # VAD chunks heard in this span
         self._fed = 0  # frames of this span given to the decoder
         self._flags = np.empty(0, np.bool_)  # VAD decisions of frames from _fed on
-        self._scores = np.empty((0, len(self.labels)), np.float32)  # model answers of frames from _fed on
+        self._scores = np.empty((0, len(self._manifest.labels)), np.float32)  # model answers of frames from _fed on
         self._affect = np.empty((0, 2), np.float32)
         self._speaking = False
         self._shown: list[Segment] = []  # the provisional segments as last sent
@@ -193,16 +195,14 @@ class Stream:
         if self._follows:
             self._memory, self._period = memory, self.plan.period(self._index)
         if scores is None or affect is None:
-            scores = np.zeros((self.plan.step, len(self.labels)), np.float32)
+            scores = np.zeros((self.plan.step, self._scores.shape[1]), np.float32)
             affect = np.zeros((self.plan.step, 2), np.float32)
-        else:
-            scores = self._restrict(scores)
         last = self._last_block
         scores, affect = (found[max(0, self._fed - self._index * self.plan.step) :] for found in (scores, affect))
         # Silence right behind the answer needs none of its own, and decides sooner about what comes before it.
         unanswered = self._flags[len(self._scores) + len(scores) :]
         silence = int(unanswered.argmax()) if unanswered.any() else len(unanswered)
-        quiet = np.zeros((silence, len(self.labels)), np.float32)
+        quiet = np.zeros((silence, self._scores.shape[1]), np.float32)
         self._scores = np.concatenate([self._scores, scores, quiet])
         self._affect = np.concatenate([self._affect, affect, quiet[:, :2]])
         self._index += 1
@@ -261,6 +261,7 @@ class Stream:
             scores, affect, speech = scores[:count], affect[:count], speech[:count]
         if count <= 0:
             return
+        scores = self._restrict(scores if self._voice is None else self._voice(scores, speech))
         probs = np.exp(scores)
         if self._frames is not None:
             self._frames.append((probs, affect, speech))

@@ -15,6 +15,7 @@ from benchmarks.accuracy import folders, main, names
 from benchmarks.accuracy.affect import pairs
 from benchmarks.accuracy.bench import errors
 from benchmarks.accuracy.calibration import segments as confidences
+from benchmarks.accuracy.calls import KINDS, LEAST, VOICES, calls
 from benchmarks.accuracy.cases import LABELS, TWO, Case, concatenations, spans
 from benchmarks.accuracy.decoders import argmax, flattest, median, methods, viterbi
 from benchmarks.accuracy.features import states
@@ -158,6 +159,25 @@ def test_concatenations_follow_the_patterns() -> None:
     assert len({c.track([]).file for c in found}) == len(found)
     many = [utterance(label, 20, f"voice {speaker}") for speaker in range(16) for label in labels]
     assert len(concatenations(many, 4, 0)) == 16 * 5 * 2  # as many files as four voices have
+
+
+def test_calls_have_their_shares() -> None:
+    """Of voices with enough to say; turns of one voice, of the asked length, the same in each run."""
+    said = [utterance(label, 100, f"v{n}") for n in range(8) for label in LABELS for _ in range(3)]
+    few = [utterance(label, 100, "few") for label in LABELS[:3] for _ in range(LEAST // 3 - 1)]
+    flat = [utterance(label, 100, "flat") for label in LABELS[:2] for _ in range(LEAST)]
+    for kind, (shares, seconds) in KINDS.items():
+        found = calls(said + few + flat, shares, seconds, kind)
+        assert [c.speaker for c in found] == [f"v{n}" for n in range(VOICES)]
+        counts = np.zeros(len(LABELS))
+        for call in found:
+            assert {part.speaker for part in call.parts} == {call.speaker}
+            assert seconds * RATE <= call.ends[-1] < (seconds + 6) * RATE
+            counts += np.bincount(call.classes, minlength=len(LABELS))
+        assert counts / counts.sum() == pytest.approx(np.array(shares), abs=0.1)
+        again = calls(said + few + flat, shares, seconds, kind)
+        assert [c.classes for c in again] == [c.classes for c in found]
+    assert not calls([u for u in said if ALL[u.emotion] != "sad"], *KINDS["sad only"], "sad only")
 
 
 def test_a_case_and_its_truth() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from test_cached import PLAN, make, voice
 from test_vad import chunks_of
 
+from sedstream.decoding import voice as voices
 from sedstream.encoders.cached import Memory
 from sedstream.encoders.relay import OLDER, Before, turn, two
 from sedstream.events import Final, Segment
@@ -127,11 +129,14 @@ def test_a_level_is_forgotten() -> None:
     assert (abs(found[1 : late - 10]) < abs(expected[1 : late - 10])).all()
 
 
-def answers(model: Model, plan: str, sounds: list[Array]) -> list[tuple[tuple[NDArray[Any], ...], list[Segment]]]:
+Answers = list[tuple[tuple[NDArray[Any], ...], list[Segment]]]
+
+
+def answers(model: Model, manifest: Manifest, plan: str, sounds: list[Array]) -> Answers:
     """Of sessions beside each other: frames as `Stream.frames` has them, and segments."""
     streams = []
     for samples in sounds:
-        stream = Stream(model.manifest, plan, keep_frames=True)
+        stream = Stream(manifest, plan, keep_frames=True)
         stream.write(samples)
         stream.close()
         streams.append(stream)
@@ -146,21 +151,26 @@ def answers(model: Model, plan: str, sounds: list[Array]) -> list[tuple[tuple[ND
 def forgotten(manifest: Manifest, plan: Plan) -> int:
     """Frames behind an edge of a period of the VAD, after which a session in which speech goes on knows no more of what
     was before: the VAD's run that answers has begun since, then the loudness has been measured since, then the keys and
-    values of each layer, then the head's state has begun."""
+    values of each layer, then the head's state has begun, then what is known of the voice."""
     reach = manifest.encoder["layers"] * (manifest.encoder["left"] + plan.step)
-    return relay.PERIOD * CHUNK // HOP + 2 * PERIOD + reach + 2 * PERIOD
+    known = 0 if manifest.voice is None else 2 * voices.PERIOD
+    return relay.PERIOD * CHUNK // HOP + 2 * PERIOD + reach + 2 * PERIOD + known
 
 
-@pytest.mark.parametrize("plan", PLANS)
-def test_after_a_join_a_session_is_as_if_it_began_there(plan: str, model: Model, long: Array) -> None:
-    """To the bit, beside the session that did."""
-    edge = relay.PERIOD * CHUNK // HOP
-    late = forgotten(model.manifest, model.manifest.plan(plan))
-    piece = long[: late * HOP + 9 * RATE]
+@pytest.mark.parametrize(("plan", "learns"), [*((plan, False) for plan in PLANS), ("batch", True)])
+def test_after_a_join_a_session_is_as_if_it_began_there(plan: str, learns: bool, model: Model, long: Array) -> None:
+    """To the bit, beside the session that did; also where it learns its voice, which takes longest to forget."""
+    manifest = model.manifest if learns else replace(model.manifest, voice=None)
+    edge = voices.PERIOD if learns else relay.PERIOD * CHUNK // HOP
+    late = forgotten(manifest, manifest.plan(plan))
+    piece = np.resize(long, late * HOP + 9 * RATE)
     noise = np.random.default_rng(0).normal(0, 0.2, edge * HOP // 2).astype(np.float32)
     before = np.concatenate([noise, 1.5 * piece[: edge * HOP - len(noise)][::-1]])
-    (alone, pieces), (joined, segments) = answers(model, plan, [piece, np.concatenate([before, piece])])
+    (alone, pieces), (joined, segments) = answers(model, manifest, plan, [piece, np.concatenate([before, piece])])
     assert not np.array_equal(joined[0][edge:][:50], alone[0][:50])
+    if learns:
+        still = late - 2 * voices.PERIOD
+        assert not np.array_equal(joined[0][edge + still :], alone[0][still:])
     for found, expected in zip(joined, alone, strict=True):
         assert np.array_equal(found[edge + late :], expected[late:])
     assert alone[2][late:].any(), "speech"

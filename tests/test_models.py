@@ -16,6 +16,7 @@ from conftest import ROOT
 from numpy.typing import NDArray
 
 from sedstream.compiled import compiled
+from sedstream.decoding.settings import VoiceSettings
 from sedstream.encoders.heads import FrameHead
 from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput, BadModel
@@ -175,12 +176,32 @@ def test_unknown_model(name: str) -> None:
             "Bad plans {}, expected one or more",
         ),
         (lambda t: re.sub('sha256 = ".*"', 'sha256 = ""', t), "expected their sha256 in the manifest"),
+        (lambda t: t.replace("after = 3000", "after = 0"), "Bad after 0 of a voice, expected 1 to 1000000 frames"),
+        (lambda t: t.replace("after = 3000", ""), "Bad value None of 'voice.after', expected int"),
+        (
+            lambda t: t.replace("after = 3000", "after = 3000\nrate = 1"),
+            "Bad key 'voice.rate', expected one of neutral",
+        ),
+        (lambda t: t.replace("[-0.52, ", "["), "of a voice, expected one number a label, and one of them 'neutral'"),
+        (
+            lambda t: t.replace('"neutral"', '"calm"'),
+            "of a voice, expected one number a label, and one of them 'neutral'",
+        ),
+        (lambda t: t.replace("-0.52", "nan"), r"Bad neutral \[nan, .* of a voice, expected finite numbers"),
+        (lambda t: t.replace("-0.52", "true"), "Bad value True of 'voice.neutral.neutral', expected float"),
+        (lambda t: "voice = 1\n" + re.sub(r"\[voice\]\n.*\n.*\n", "", t), "Bad value of 'voice', expected a table"),
     ],
 )
 def test_bad_manifest(change: Callable[[str], str], says: str, folder: Path) -> None:
     edit(folder, change)
     with pytest.raises(BadModel, match=says):
         load(folder)
+
+
+def test_a_manifest_need_not_know_voices(folder: Path) -> None:
+    assert read(folder).voice == VoiceSettings((-0.52, -3.11, -3.52, -4.17, -3.51, -8.08, -7.13), 3000, 0)
+    edit(folder, lambda t: re.sub(r"\[voice\]\n.*\n.*\n", "", t))
+    assert load(folder).manifest.voice is None
 
 
 def test_corrupt_and_missing_weights(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The core's promises: live = offline to the bit, segments tile, nothing is lost silently, silence is not neutral."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sedstream.decoding.cadence import CADENCE
+from sedstream.decoding.voice import Voice
 from sedstream.errors import BadInput, BadModel
 from sedstream.events import Arousal, End, Event, Final, Flushed, Gap, SpeechEnd, SpeechStart, Update
-from sedstream.grid import HOP, frames_of
+from sedstream.grid import HOP, RATE, frames_of
 from sedstream.loop import tick
 from sedstream.manifest import Manifest
 from sedstream.stream import Stream
@@ -268,6 +270,32 @@ def test_labels_restrict_and_renormalise(model: Model, speech: Array) -> None:
     assert finals
     assert all(sum(segment.probs) == pytest.approx(1, abs=1e-5) for segment in finals)
     assert all(len(segment.probs) == 2 for segment in finals)
+
+
+@pytest.mark.parametrize("labels", [None, ["neutral", "angry"]])
+def test_a_session_learns_its_voice(labels: list[str] | None, model: Model, speech: Array) -> None:
+    """Of all labels, those that are not asked for too; a flush begins anew."""
+    found = []
+    for manifest in (model.manifest, replace(model.manifest, voice=None)):
+        stream = Stream(manifest, labels=labels if manifest.voice else None, keep_frames=True)
+        for part in (speech[: 10 * RATE], speech[10 * RATE : 16 * RATE]):
+            stream.write(part)
+            stream.flush()
+        stream.close()
+        while tick(model, [stream]):
+            pass
+        found.append(stream.frames())
+    (told, _, speaking), (probs, _, _) = found
+    assert model.manifest.voice is not None
+    learnt = [
+        Voice(model.manifest.voice)(np.log(probs[part]), speaking[part]) for part in (slice(500), slice(500, None))
+    ]
+    columns = [model.manifest.labels.index(label) for label in labels or model.manifest.labels]
+    expected = np.exp(np.concatenate(learnt))[:, columns]
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(told[speaking], expected[speaking], atol=1e-4)
+    plain = probs[:, columns] / probs[:, columns].sum(1, keepdims=True)
+    assert np.abs(told - plain)[speaking].max() > 0.005
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.epoch_loop import EpochCounter
 
+from sedstream.decoding.settings import VoiceSettings
 from sedstream.encoders.cached import BEFORE, BEHIND, CachedEncoder
 from sedstream.encoders.heads import CachedHead
 from sedstream.encoders.relay import Before
@@ -94,6 +95,7 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert report["uar"] > 0.7, report  # low or high is not hard, even through noise
     model = load_model(tmp_path / "model")
     assert model.manifest.temperature == report["temperature"]
+    assert model.manifest.voice == VoiceSettings(tuple(report["neutral"]), recipe.AFTER, LABELS.index("neutral"))
     sound = np.concatenate([np.zeros(RATE), hum(110, 2, 9), hum(340, 3, 9)]).astype(np.float32)
     plan = model.manifest.plan("live")
     said, before = [], [Before()]
@@ -597,6 +599,11 @@ def test_what_is_judged(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(expected, recalls(logits, emotion))
     found = torch.tensor(list(report["recall"].values()))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, equal_nan=True)
+    # What voices say where they sound neutral: as a session hears it, after the temperature.
+    scores = ((logits + moved) / temperature).log_softmax(-1)
+    sounds = scores[:, LABELS.index("neutral")].exp()
+    told = (sounds[:, None] * scores).sum(0) / sounds.sum()
+    torch.testing.assert_close(torch.tensor(report["neutral"]), told, atol=1e-3, rtol=0)
 
 
 def test_every_epoch_has_other_windows(data: Path, tmp_path: Path) -> None:

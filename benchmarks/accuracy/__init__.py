@@ -22,6 +22,7 @@ from .ablation import ablation
 from .affect import affect
 from .bench import Bench
 from .calibration import calibration
+from .calls import voices
 from .cases import Material
 from .diarization import eder, latency
 from .hearing import Ear
@@ -34,6 +35,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Bench], str]]] = {
     "eder": ("Emotion diarization error", eder),
     "latency": ("EDER against latency", latency),
     "ablation": ("Decoders on identical probabilities", ablation),
+    "calls": ("Calls of minutes", voices),
     "robustness": ("Lines, noise, level, losses", robustness),
     "affect": ("Arousal", affect),
     "calibration": ("Calibration", calibration),

@@ -1,7 +1,8 @@
-"""What a manifest says about the decoder."""
+"""What a manifest says about the decoder, and about what stands before it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..errors import BadModel
@@ -23,3 +24,19 @@ class DecoderSettings:
             raise BadModel(
                 f"Bad decoder durations {self.min_duration}, {self.lag}, expected 1 ≤ min_duration ≤ lag ≤ 10000"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceSettings:
+    """The mean log-probabilities where voices sound neutral, in the order of the labels; how many neutral frames of a
+    voice count as much as that; and which of the labels neutral is."""
+
+    neutral: tuple[float, ...]
+    after: int
+    column: int
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.neutral):
+            raise BadModel(f"Bad neutral {list(self.neutral)} of a voice, expected finite numbers")
+        if not 1 <= self.after <= 1_000_000:
+            raise BadModel(f"Bad after {self.after} of a voice, expected 1 to 1000000 frames")

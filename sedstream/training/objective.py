@@ -76,3 +76,11 @@ def calibrate(logits: Tensor, emotion: Tensor, weight: Tensor) -> tuple[float, T
     optimiser.step(loss)  # type: ignore[no-untyped-call]
     found = offset.detach() * present
     return round(float(scale.detach().exp()), 3), (found - found.sum() / present.sum()) * present
+
+
+def baseline(scores: Tensor, neutral: int) -> list[float]:
+    """The mean of log-probabilities `[N, C]` over frames, each as much as it sounds neutral, which is a column of them:
+    m in `sedstream.decoding.voice`."""
+    sounds = scores[:, neutral].double().exp()
+    found = sounds @ scores.double() / sounds.sum()
+    return [round(value, 3) for value in found.tolist()]

@@ -18,7 +18,7 @@ from ..exports.screen import check_writable, write_whole
 
 LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 
-Value: TypeAlias = str | int | float | Sequence[int] | Sequence[str]
+Value: TypeAlias = str | int | float | Sequence[float] | Sequence[str]
 Table: TypeAlias = Mapping[str, "Value | Table"]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 """Keys that TOML takes without quotes."""

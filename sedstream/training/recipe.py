@@ -18,14 +18,14 @@ from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..errors import BadInput
 from ..exports.screen import write_whole
-from ..manifest import DEFAULT
+from ..manifest import BASELINE, DEFAULT
 from ..zoo import device_of
 from . import discriminants, intensity
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
 from .brain import Diarizer, Follower, Learner, Schedule, answer
 from .concatenations import NEUTRAL, SHARES, Speakers
 from .interrupted import WholeCheckpointer, claim
-from .objective import calibrate, concordance, recalls
+from .objective import baseline, calibrate, concordance, recalls
 from .publish import LABELS, check, publish
 from .start import begin, fingerprint
 
@@ -55,7 +55,7 @@ KEPT = 0.25
 than either on voices that neither knows (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 
 SETTINGS: Mapping[str, Any] = {
-    "version": "0.7.0",
+    "version": "0.7.1",
     "family": "whisper",
     "kind": "cached",
     "licence": "CC-BY-NC-SA-4.0",
@@ -67,6 +67,9 @@ SETTINGS: Mapping[str, Any] = {
 """Of the manifest: what is chosen, not learnt."""
 COLDEST, HOTTEST = 0.25, 4.0
 """Temperatures beyond are those of a handful of frames."""
+AFTER = 3000
+"""Neutral frames of a voice that count as much as those of the valid split, a minute: so that calls in which
+no emotion is the usual one lose nothing there (`python -m benchmarks accuracy --only calls`)."""
 
 
 def train(
@@ -217,6 +220,8 @@ def train(
         "encoder": encoder,
         "head": {key: value for key, value in head.items() if key != "dropout"},
     }
+    if "neutral" in report:
+        table["voice"] = {"neutral": report["neutral"], "after": AFTER}
     publish(out, table, best.encoder, best.head)
     report["minutes"] = round((time.monotonic() - began) / 60, 1)
     write_whole(work / "report.json", json.dumps(report, indent=1).encode())
@@ -266,7 +271,8 @@ def judge(
     taught: Collection[int] = (),
     usual: float | None = None,
 ) -> dict[str, Any]:
-    """Calibrate a learner on the trained frames of batches; its recalls, their mean, concordances and the temperature.
+    """Calibrate a learner on the trained frames of batches; its recalls, their mean, concordances and the temperature,
+    and if there is a label of that name, what voices say where they sound neutral.
 
     The offsets of the calibration, neutral's less `eager`, are added to the head's last bias. Where not all emotions
     that were `taught` occur there are none, and the temperature is the `usual` one, if there is one.
@@ -288,6 +294,8 @@ def judge(
     with torch.no_grad():
         learner.head.emotion.bias.add_(temperature * offset)
     recall = recalls(logits + temperature * offset, emotion[known])
+    scores = (logits / temperature + offset).log_softmax(-1)
+    said = {"neutral": baseline(scores, labels.index(BASELINE))} if BASELINE in labels else {}
     return {
         "recall": {label: round(float(r), 4) for label, r in zip(labels, recall, strict=True)},
         "uar": round(float(recall.nanmean()), 4),
@@ -296,4 +304,5 @@ def judge(
             for n, track in enumerate(("arousal", "valence"))
         },
         "temperature": temperature,
+        **said,
     }
