@@ -68,8 +68,8 @@ SETTINGS: Mapping[str, Any] = {
 COLDEST, HOTTEST = 0.25, 4.0
 """Temperatures beyond are those of a handful of frames."""
 AFTER = 3000
-"""Neutral frames of a voice that count as much as those of the valid split, a minute. Chosen there, in calls that are mostly
-neutral, which fewer are better for, and in those that are not (`python -m benchmarks accuracy --only calls`)."""
+"""Neutral frames of a voice that count as much as those of the valid split, a minute. Chosen there, in calls that are
+mostly neutral, which fewer are better for, and in those that are not (`python -m benchmarks accuracy --only calls`)."""
 
 
 def train(
