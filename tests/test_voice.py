@@ -36,7 +36,7 @@ def formula(scores: Array, speech: NDArray[np.bool_], heard: int = 0) -> NDArray
     found = scores.astype(np.float64)
     for t in np.flatnonzero(speech):
         before = np.flatnonzero(speech[heard:t]) + heard
-        weights = np.exp(found.dtype.type(1) * scores[before, 0].astype(np.float64))
+        weights = np.exp(scores[before, 0].astype(np.float64))
         offset = weights @ (scores[before] - np.array(USUAL)) / (SETTINGS.after + weights.sum())
         found[t] = log_softmax(scores[t] - offset)
     return found
