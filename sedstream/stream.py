@@ -122,7 +122,7 @@ class Stream:
 
     def flush(self) -> None:
         """Make everything up to the last whole frame final without waiting for more; the session goes on afresh
-        there. Each is answered by a ``Flushed``, also where there is nothing new."""
+        there, not knowing the voice. Each is answered by a ``Flushed``, also where there is nothing new."""
         if not self._closed:
             self._limits.append(self._written // HOP)
             self._settle()
@@ -219,7 +219,7 @@ class Stream:
 
     def _restrict(self, scores: Array) -> Array:
         chosen = scores[:, self._columns]
-        return scores if self._all else chosen - np.log(np.exp(chosen).sum(axis=1, keepdims=True))
+        return scores if self._all else chosen - np.logaddexp.reduce(chosen, axis=1, keepdims=True)
 
     @property
     def _last_block(self) -> bool:

@@ -187,7 +187,14 @@ def test_unknown_model(name: str) -> None:
             lambda t: t.replace('"neutral"', '"calm"'),
             "of a voice, expected one number a label, and one of them 'neutral'",
         ),
-        (lambda t: t.replace("-0.52", "nan"), r"Bad neutral \[nan, .* of a voice, expected finite numbers"),
+        (
+            lambda t: t.replace("-0.52", "nan"),
+            r"Bad neutral \[nan, .* of a voice, expected log-probabilities, -1000 to 0",
+        ),
+        (
+            lambda t: t.replace("-0.52", "0.48"),
+            r"Bad neutral \[0.48, .* of a voice, expected log-probabilities, -1000 to",
+        ),
         (lambda t: t.replace("-0.52", "true"), "Bad value True of 'voice.neutral.neutral', expected float"),
         (lambda t: "voice = 1\n" + re.sub(r"\[voice\]\n.*\n.*\n", "", t), "Bad value of 'voice', expected a table"),
     ],

@@ -272,6 +272,23 @@ def test_labels_restrict_and_renormalise(model: Model, speech: Array) -> None:
     assert all(len(segment.probs) == 2 for segment in finals)
 
 
+def test_labels_that_are_all_most_unlikely(model: Model) -> None:
+    stream = Stream(model.manifest, labels=["happy", "sad"], keep_frames=True)
+    stream.write(np.zeros(RATE, np.float32))
+    stream.close()
+    scores = np.full((stream.plan.step, len(model.manifest.labels)), -300, np.float32)
+    scores[:, model.manifest.labels.index("happy")] = -299
+    scores[:, model.manifest.labels.index("neutral")] = 0
+    while (block := stream.pull()) is not None:
+        stream.hear(np.ones(len(block.chunks), np.float32), block.state)
+        stream.push(scores, np.zeros((stream.plan.step, 2), np.float32))
+    probs, _, speech = stream.frames()
+    assert speech.any()
+    np.testing.assert_allclose(
+        probs[speech], np.tile([np.e / (1 + np.e), 1 / (1 + np.e)], (speech.sum(), 1)), atol=0.05
+    )
+
+
 @pytest.mark.parametrize("labels", [None, ["neutral", "angry"]])
 def test_a_session_learns_its_voice(labels: list[str] | None, model: Model, speech: Array) -> None:
     """Of all labels, those that are not asked for too; a flush begins anew."""

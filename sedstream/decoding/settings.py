@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import BadModel
@@ -36,7 +35,7 @@ class VoiceSettings:
     column: int
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in self.neutral):
-            raise BadModel(f"Bad neutral {list(self.neutral)} of a voice, expected finite numbers")
+        if not all(-1000 <= value <= 0 for value in self.neutral):
+            raise BadModel(f"Bad neutral {list(self.neutral)} of a voice, expected log-probabilities, -1000 to 0")
         if not 1 <= self.after <= 1_000_000:
             raise BadModel(f"Bad after {self.after} of a voice, expected 1 to 1000000 frames")

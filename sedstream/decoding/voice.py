@@ -10,7 +10,7 @@ the mean of z where voices in general sound neutral, a frame is told as
 the most likely offset of the voice if p_τ says how much of frame τ is neutral, and if before anything is heard k frames
 say that there is none (maximum a posteriori adaptation of a mean: Gauvain & Lee, "Maximum a posteriori estimation for
 multivariate Gaussian mixture observations of Markov chains", 1994). A voice that is angry all the time has few such
-frames and stays angry; one that is softly sad all the time becomes its own neutral in part.
+frames and mostly stays angry; one that is softly sad all the time becomes its own neutral in part.
 
 Nothing older than two periods counts: two sums begin anew by turns, and the older one answers, as in
 `sedstream.encoders.relay`.
