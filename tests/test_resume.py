@@ -718,7 +718,7 @@ def test_whoever_comes_before_a_server_goes_and_begins_after_is_told_so(model: M
         async with Server(model, port=0, max_speed=0.1) as server:
             call, _ = await begin(server.url)
             await call.send(audio)
-            await settle(lambda: any(call.received for call in server.sessions.values()))
+            await settle(lambda: any(heard.received for heard in server.sessions.values()))
             await asyncio.wait_for(drain(server, 0), 20)
             assert server.sessions
             call.transport.abort()

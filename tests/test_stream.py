@@ -221,18 +221,24 @@ def test_flush_is_the_same_as_cutting_the_recording_there(data: Any, model: Mode
     assert events[-1].frames == frames_of(total)
 
 
+def flushed(model: Model, stream: Stream, parts: list[Array]) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """The frames of a stream to which parts are written, with a flush behind each."""
+    for part in parts:
+        stream.write(part)
+        stream.flush()
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    return stream.frames()
+
+
 def test_a_constant_changes_nothing(model: Model, speech: Array) -> None:
     """Neither where a session begins nor behind a flush."""
     answers = []
     for constant in (0.0, 0.05):
+        parts = [speech[first : first + 32_000] for first in range(8_000, 168_000, 32_000)]
         stream = Stream(model.manifest, keep_frames=True)
-        for first in range(8_000, 168_000, 32_000):
-            stream.write(0.1 * speech[first : first + 32_000] + np.float32(constant))
-            stream.flush()
-        stream.close()
-        while tick(model, [stream]):
-            pass
-        answers.append(stream.frames())
+        answers.append(flushed(model, stream, [0.1 * part + np.float32(constant) for part in parts]))
     (probs, _, flags), (others, _, heard) = answers
     assert flags.mean() > 0.5
     assert (flags != heard).mean() < 0.01
@@ -295,13 +301,7 @@ def test_a_session_learns_its_voice(labels: list[str] | None, model: Model, spee
     found = []
     for manifest in (model.manifest, replace(model.manifest, voice=None)):
         stream = Stream(manifest, labels=labels if manifest.voice else None, keep_frames=True)
-        for part in (speech[: 10 * RATE], speech[10 * RATE : 16 * RATE]):
-            stream.write(part)
-            stream.flush()
-        stream.close()
-        while tick(model, [stream]):
-            pass
-        found.append(stream.frames())
+        found.append(flushed(model, stream, [speech[: 10 * RATE], speech[10 * RATE : 16 * RATE]]))
     (told, _, speaking), (probs, _, _) = found
     assert model.manifest.voice is not None
     learnt = [

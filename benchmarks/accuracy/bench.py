@@ -36,6 +36,10 @@ class Bench:
     hours: float
     device: str
 
+    def names(self, split: str) -> list[str]:
+        """The corpora that were asked for and have emotions to tell apart."""
+        return [name for name in self.material.names(split) if not self.corpora or name in self.corpora]
+
     def cases(self, split: str | None = None) -> dict[str, list[Case]]:
         """The concatenations of SpeechBrain's four patterns, by corpus."""
         return {name: [c for c in cases if c.pattern != TWO] for name, cases in self.every(split).items()}
@@ -43,8 +47,7 @@ class Bench:
     def every(self, split: str | None = None) -> dict[str, list[Case]]:
         """All concatenations, those of two emotions too."""
         split = split or self.split
-        names = [n for n in self.material.names(split) if not self.corpora or n in self.corpora]
-        found = {name: self.material.cases(split, name, self.repeats, self.seed) for name in names}
+        found = {name: self.material.cases(split, name, self.repeats, self.seed) for name in self.names(split)}
         return {name: cases for name, cases in found.items() if cases}
 
 

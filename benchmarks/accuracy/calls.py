@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,10 +11,9 @@ import numpy as np
 
 from sedstream.grid import RATE
 from sedstream.training.corpora import Utterance
-from sedstream.training.publish import LABELS as ALL
 
 from .bench import Bench, errors, mean
-from .cases import LABELS, Case
+from .cases import LABELS, Case, by_voice
 from .hearing import Ear, tracks
 from .tables import percent, table
 
@@ -37,22 +35,19 @@ SAID = 3
 
 def calls(utterances: Sequence[Utterance], shares: Sequence[float], seconds: int, kind: str) -> list[Case]:
     """A call of each voice that has enough to say, in random turns of one to TURN utterances of an emotion."""
-    voices: dict[str, dict[int, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
-    for u in utterances:
-        if u.emotion >= 0 and ALL[u.emotion] in LABELS:
-            voices[u.speaker][LABELS.index(ALL[u.emotion])].append(u)
+    voices = by_voice(utterances)
     size = {speaker: sum(map(len, said.values())) for speaker, said in voices.items() if len(said) >= SAID}
     able = [speaker for speaker in sorted(size, key=lambda name: (-size[name], name)) if size[speaker] >= LEAST]
     found = []
     for speaker in able[:VOICES]:
         said = voices[speaker]
-        known = np.array([share if said[n] else 0.0 for n, share in enumerate(shares)])
+        known = np.array([share if said[label] else 0.0 for label, share in zip(LABELS, shares, strict=True)])
         if not known.any():
             continue
         rng = np.random.default_rng(zlib.crc32(f"{speaker} {kind}".encode()))
         parts: list[Utterance] = []
         while sum(len(part.samples) for part in parts) < seconds * RATE:
-            turn = said[int(rng.choice(len(LABELS), p=known / known.sum()))]
+            turn = said[LABELS[rng.choice(len(LABELS), p=known / known.sum())]]
             parts += [turn[rng.integers(len(turn))] for _ in range(rng.integers(TURN) + 1)]
         found.append(Case(parts[0].corpus, speaker, kind, 0, tuple(parts)))
     return found
@@ -62,21 +57,18 @@ def voices(bench: Bench) -> str:
     """EDER in calls of each kind, as the model is and without what it learns of a voice."""
     bare = copy.copy(bench.ear.model)
     bare.manifest = replace(bare.manifest, voice=None)
-    corpora = [n for n in bench.material.names(bench.split) if not bench.corpora or n in bench.corpora]
+    said = {name: [u for _, u in bench.material.utterances(bench.split, name)] for name in bench.names(bench.split)}
     rows = []
     for kind, (shares, seconds) in KINDS.items():
-        found = {}
-        for name in corpora:
-            said = [u for _, u in bench.material.utterances(bench.split, name)]
-            found[name] = calls(said, shares, seconds, kind)
+        found = [calls(utterances, shares, seconds, kind) for utterances in said.values()]
         for title, ear in ((kind, bench.ear), (f"{kind}, without", Ear(bare))):
             rates = [
                 errors(tracks(cases, [h.spans for h in ear.cases(cases, bench.plan)])).rate if cases else None
-                for cases in found.values()
+                for cases in found
             ]
             rows.append((title, f"**{percent(mean(rates))}**", *map(percent, rates)))
     return f"""Plan {bench.plan}; one voice a call, its utterances in random turns of one to {TURN} of an emotion, up to
 {VOICES} voices of a corpus. Mostly neutral: 7 turns of 10, 4 minutes; all alike: 4 minutes; only: a minute. "Without":
 what neutral sounds like in a voice is not learned (`sedstream.decoding.voice`).
 
-{table(("calls", "macro EDER %", *corpora), rows)}"""
+{table(("calls", "macro EDER %", *said), rows)}"""

@@ -92,6 +92,15 @@ def spans(labels: Ints) -> list[Span]:
     return [Span(ticks(a * HOP), ticks(b * HOP), LABELS[labels[a]]) for a, b in pairwise(bounds) if b > a]
 
 
+def by_voice(utterances: Sequence[Utterance]) -> dict[str, dict[str, list[Utterance]]]:
+    """What each speaker says with each of LABELS; an empty list for what it does not say, where that is asked for."""
+    voices: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
+    for u in utterances:
+        if u.emotion >= 0 and ALL[u.emotion] in LABELS:
+            voices[u.speaker][ALL[u.emotion]].append(u)
+    return voices
+
+
 def concatenations(utterances: Sequence[Utterance], repeats: int, seed: int) -> list[Case]:
     """Every pattern for every speaker and emotion of one corpus, `repeats` times with utterances drawn at random.
 
@@ -99,10 +108,7 @@ def concatenations(utterances: Sequence[Utterance], repeats: int, seed: int) -> 
     emotional span a file), and pairs of two different emotions. Where there are more than FEW speakers, each has fewer
     files, at least one of a kind.
     """
-    voices: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
-    for u in utterances:
-        if u.emotion >= 0 and ALL[u.emotion] in LABELS:
-            voices[u.speaker][ALL[u.emotion]].append(u)
+    voices = by_voice(utterances)
     repeats = max(1, min(repeats, round(repeats * FEW / max(1, len(voices)))))
     rng = np.random.default_rng(seed)
     found = []

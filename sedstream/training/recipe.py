@@ -295,7 +295,7 @@ def judge(
         learner.head.emotion.bias.add_(temperature * offset)
     recall = recalls(logits + temperature * offset, emotion[known])
     scores = (logits / temperature + offset).log_softmax(-1)
-    said = {"neutral": baseline(scores, labels.index(BASELINE))} if BASELINE in labels else {}
+    voices = {"neutral": baseline(scores, labels.index(BASELINE))} if BASELINE in labels else {}
     return {
         "recall": {label: round(float(r), 4) for label, r in zip(labels, recall, strict=True)},
         "uar": round(float(recall.nanmean()), 4),
@@ -304,5 +304,5 @@ def judge(
             for n, track in enumerate(("arousal", "valence"))
         },
         "temperature": temperature,
-        **said,
+        **voices,
     }
