@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 from collections import defaultdict
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -644,11 +645,28 @@ def test_a_checkpoint_that_was_cut_off(file: str | None, data: Path, checkpoint:
     assert [line.split()[1] for line in log.read_text().splitlines()] == ["1", "2"]
 
 
+def test_another_vad_hears_the_recordings_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded speech is cut by the VAD: what another one left is not taken for it."""
+    heard: list[int] = []
+
+    def once(source: int) -> tuple[np.ndarray, np.ndarray]:
+        heard.append(source)
+        return np.zeros(HOP, np.int16), np.ones(1, np.bool_)
+
+    for _ in range(2):
+        list(corpora.decode(once, [1], "key", tmp_path, 0))
+    assert heard == [1]
+    monkeypatch.setattr(corpora, "VAD", replace(corpora.VAD, release=0.2))
+    list(corpora.decode(once, [1], "key", tmp_path, 0))
+    assert heard == [1, 1]
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """What cannot be written is told, and where: decoded speech, and checkpoints."""
     store = tmp_path / "store"
     store.mkdir()
-    (store / f"speech-{sha256(b'key').hexdigest()[:12]}.i16").symlink_to("/dev/full")
+    named = sha256(f"{corpora.VAD}\nkey".encode()).hexdigest()[:12]
+    (store / f"speech-{named}.i16").symlink_to("/dev/full")
     silence = np.zeros(9_000, np.int16), np.zeros(29, np.bool_)
     with pytest.raises(BadInput, match=f"Bad folder '{store}' to write, .*: No space left on device"):
         next(corpora.decode(lambda source: silence, [1, 2], "key", store, 0))

@@ -13,10 +13,12 @@ from sedstream.zoo import load
 
 from .acoustics import Acoustics, classes, machine
 from .bench import Bench, errors, mean
+from .calibration import spoken
 from .cases import LABELS, Case, concatenations, spans
 from .features import Whisper
 from .heads import Peers, limited
 from .hearing import Ear, Heard, tracks
+from .measures import ece
 from .tables import percent, table
 
 
@@ -119,7 +121,8 @@ def beside(ours: float, theirs: float) -> str:
 
 
 def leave_out(bench: Bench) -> str:
-    """EDER on corpora that training left out, beside SpeechBrain's head trained on the same remaining ones."""
+    """EDER on corpora that training left out, beside SpeechBrain's head trained on the same remaining ones; and what
+    our probabilities are worth there."""
     corpora = bench.cases()
     chosen = [name for name in bench.left_out if name in corpora]
     trained = heads(bench, material(bench), Whisper(bench.whisper, bench.device))
@@ -127,19 +130,22 @@ def leave_out(bench: Bench) -> str:
     for name in chosen:
         cases = corpora[name]
         ear = Ear(load(bench.left_out[name], bench.device))
-        ours = errors(tracks(cases, [h.spans for h in ear.cases(cases, bench.plan)])).rate
+        heard = ear.cases(cases, bench.plan)
+        ours = errors(tracks(cases, [h.spans for h in heard])).rate
         whole = errors(tracks(cases, [h.spans for h in bench.ear.cases(cases, bench.plan)])).rate
         theirs = trained.rate(trained.head(without=name), cases)
         nothing = errors(tracks(cases, [[] for _ in cases])).rate
-        sums.append((ours, theirs, nothing, whole))
+        sums.append((ours, theirs, nothing, whole, ece(*spoken(cases, heard))))
         rows.append((name, str(len(cases)), *map(percent, sums[-1])))
     means = [mean(list(column)) for column in zip(*sums, strict=True)]
     rows.append(("**mean**", "", *(f"**{percent(value)}**" for value in means)))
     columns = ("left out", "files", "sedstream without it %", "SpeechBrain's head without it %", "neutral %")
+    more = ("sedstream with it %", "ECE without it %")
     return f"""EDER on a corpus that neither saw, plan {bench.plan}, four patterns; "with it": the shipped
 model. Both are trained on the others of
 {", ".join(bench.material.names("train"))}; sedstream also on speech without these labels.
+ECE: of the frames of speech, as under "Calibration", of sedstream without it.
 
-{table((*columns, "sedstream with it %"), rows)}
+{table((*columns, *more), rows)}
 
 The mean is {beside(means[0], means[1])} that of SpeechBrain's head, relative."""

@@ -205,11 +205,11 @@ def load(data: Path, store: Path, *, workers: int = 2) -> Corpora:
 def decode(
     read: Callable[[Source], Speech], sources: Sequence[Source], key: str, store: Path, workers: int
 ) -> Iterator[Speech]:
-    """What `read` makes of each source, in their order: once for each `key`, then it is kept in the folder `store`.
+    """What `read` makes of each source, in their order: once for each `key` and VAD, then it is kept in `store`.
 
     `read` and the sources go to `workers` processes; 0: this one. Raises `BadInput` where the store cannot be written.
     """
-    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:12]
+    digest = hashlib.sha256(f"{VAD}\n{key}".encode(errors="surrogateescape")).hexdigest()[:12]
     file = store / f"speech-{digest}.i16"
     ends_file = store / f"speech-{digest}.npz"
     if not ends_file.is_file():
