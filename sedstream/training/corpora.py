@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..grid import HOP, RATE, frames_of
+from ..scoring.labels import EMOTIONS
 from ..speech.settings import VadSettings
 from ..speech.silero import CHUNK, CONTEXT, Silero, new_state
 from ..speech.vad import Segmenter
-from .publish import LABELS, writing
+from .publish import writing
 from .rows import UNKNOWN
 
 COLUMNS = ("path", "corpus", "speaker", "emotion", "label_original", "intensity", "split")
@@ -99,10 +100,10 @@ class Corpora:
 def targets(row: dict[str, str]) -> tuple[int, float, float]:
     """Emotion index, arousal and valence of a row of the index; weak ones, from the category and the intensity."""
     if row["corpus"] in NEUTRAL:
-        return LABELS.index("neutral"), *AFFECT["neutral"]
+        return EMOTIONS.index("neutral"), *AFFECT["neutral"]
     if row["corpus"] == "BAVED":
         return UNKNOWN, LEVELS.get(row["intensity"], np.nan), np.nan
-    emotion = LABELS.index(row["emotion"]) if row["emotion"] in LABELS else UNKNOWN
+    emotion = EMOTIONS.index(row["emotion"]) if row["emotion"] in EMOTIONS else UNKNOWN
     original = row["label_original"].lower()
     arousal, valence = AFFECT.get(original, AFFECT.get(row["emotion"], (np.nan, np.nan)))
     if row["intensity"] == "normal":  # RAVDESS speaks each emotion normally and strongly

@@ -16,8 +16,6 @@ from ..errors import BadInput
 from ..exports.naming import one_line
 from ..exports.screen import check_writable, write_whole
 
-LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
-
 Value: TypeAlias = str | int | float | Sequence[float] | Sequence[str]
 Table: TypeAlias = Mapping[str, "Value | Table"]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")

@@ -19,6 +19,7 @@ from ..encoders.heads import CachedHead
 from ..errors import BadInput
 from ..exports.screen import write_whole
 from ..manifest import BASELINE, DEFAULT
+from ..scoring.labels import EMOTIONS
 from ..zoo import device_of
 from . import discriminants, intensity
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
@@ -26,7 +27,7 @@ from .brain import Diarizer, Follower, Learner, Schedule, answer
 from .concatenations import NEUTRAL, SHARES, Speakers
 from .interrupted import WholeCheckpointer, claim
 from .objective import baseline, calibrate, concordance, recalls
-from .publish import LABELS, check, publish
+from .publish import check, publish
 from .start import begin, fingerprint
 
 ENCODER: Mapping[str, Any] = {
@@ -59,7 +60,7 @@ SETTINGS: Mapping[str, Any] = {
     "family": "whisper",
     "kind": "cached",
     "licence": "CC-BY-NC-SA-4.0",
-    "labels": LABELS,
+    "labels": EMOTIONS,
     "plans": PLANS,
     "vad": VAD,
     "decoder": DECODER,
@@ -266,7 +267,7 @@ def class_weights(speakers: Speakers, labels: int) -> Tensor:
 def judge(
     learner: Learner,
     valid: Sequence[Batch],
-    labels: Sequence[str] = LABELS,
+    labels: Sequence[str] = EMOTIONS,
     eager: float = 0.0,
     taught: Collection[int] = (),
     usual: float | None = None,
