@@ -17,7 +17,7 @@ from sedstream.scoring.labels import EMOTIONS
 from sedstream.scoring.sheet import SECOND, Span
 from sedstream.scoring.tracks import Track
 from sedstream.training.concatenations import PATTERNS
-from sedstream.training.corpora import Corpora, Utterance, _usable, load, read_index
+from sedstream.training.corpora import Corpora, Utterance, load, read_index, usable
 
 LABELS = ("neutral", "happy", "sad", "angry")
 NEUTRAL = 0
@@ -144,8 +144,8 @@ class Material:
     @cached_property
     def rows(self) -> list[tuple[Row, Utterance]]:
         """Each utterance with its row of the index."""
-        usable = [row for row in read_index(self.data) if _usable(row)]
-        return list(zip(usable, self.corpora.utterances, strict=True))
+        rows = [row for row in read_index(self.data) if usable(row)]
+        return list(zip(rows, self.corpora.utterances, strict=True))
 
     def names(self, split: str) -> list[str]:
         """The corpora that have two or more of LABELS in a split."""

@@ -167,6 +167,11 @@ def read_speech(path: Path) -> Speech:
     return samples[first * HOP : last * HOP], flags[first:last]
 
 
+def usable(row: dict[str, str]) -> bool:
+    """Whether a row of the index is speech to learn from: of an emotion, taken as neutral, or with BAVED's arousal."""
+    return bool(row["emotion"]) or row["corpus"] == "BAVED" or row["corpus"] in NEUTRAL
+
+
 def read_audio(path: Path) -> NDArray[np.int16]:
     """A mono 16 kHz file as int16 `[n]`; raises BadInput as `read_speech` does."""
     try:
@@ -193,7 +198,7 @@ def load(data: Path, store: Path, *, workers: int = 2) -> Corpora:
         BadInput: the index or a file cannot be read.
     """
     rows = read_index(data)
-    speech = [row for row in rows if _usable(row)]
+    speech = [row for row in rows if usable(row)]
     noise = [row for row in rows if row["corpus"] in NOISE]
     if not speech:
         raise BadInput(f"Bad data folder '{data}', expected labelled speech in its index.csv")
@@ -225,11 +230,6 @@ def decode(
         frames = frames_of(end - start)
         yield np.asarray(samples[start:end]), flags[frame : frame + frames]
         start, frame = end, frame + frames
-
-
-def _usable(row: dict[str, str]) -> bool:
-    labelled = bool(row["emotion"]) or row["corpus"] == "BAVED"
-    return labelled or row["corpus"] in NEUTRAL
 
 
 def _decode(
