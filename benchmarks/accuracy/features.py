@@ -54,7 +54,7 @@ class Whisper:
 @torch.inference_mode()
 def states(model: Model, samples: Array) -> Array:
     """Samples float32 `[n]` -> what the model's encoder gives and what its last layer reads, float32 `[T, D]`."""
-    network = model._network
+    network = model.network
     frames = frames_of(len(samples))
     taken: list[Tensor] = []
     handle = network.head.norm.register_forward_hook(lambda module, read, made: taken.append(made))
