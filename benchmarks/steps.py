@@ -127,10 +127,8 @@ def by_math(model: Model) -> Model:
 
 def by_flex(model: Model) -> Model:
     """FlexAttention in place of SDPA."""
-    from sedstream.encoders.attention import compiled
-
     network: Any = model.network
-    network.encoder.flex = compiled()
+    network.encoder.flex = attention.compiled()
     return model
 
 

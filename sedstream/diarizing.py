@@ -133,8 +133,8 @@ def run_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
                     model=model,
                     plan=options.plan,
                     labels=options.labels,
-                    channels=getattr(options, "channels", "mix"),
-                    roles=getattr(options, "roles", None),
+                    channels=options.channels,
+                    roles=options.roles,
                     frames=False,
                     progress=update,
                 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from sedstream.grid import frames_of
 from sedstream.scoring.labels import EMOTIONS
 from sedstream.training.corpora import Utterance
 
@@ -65,7 +66,7 @@ def utterances(bench: Bench) -> str:
     whisper = Whisper(bench.whisper, bench.device)
 
     def frozen(u: Utterance) -> NDArray[np.float32]:
-        return whisper(sound((u,)))[:, :2].reshape(-(-len(u.samples) // 320), -1).astype(np.float32)
+        return whisper(sound((u,)))[:, :2].reshape(frames_of(len(u.samples)), -1).astype(np.float32)
 
     def own(u: Utterance) -> NDArray[np.float32]:
         return states(bench.ear.model, sound((u,)))

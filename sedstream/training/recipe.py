@@ -200,7 +200,8 @@ def train(
     ]
     heard = [batch for batches in valid for batch in DataLoader(batches, batch_size=None, num_workers=workers)]
     train_set = _Epochs(source, seed, -(-steps // epochs), counter, rows)
-    loader = DataLoader(train_set, batch_size=None, num_workers=workers, multiprocessing_context=_context(workers))
+    context = "fork" if workers else None
+    loader = DataLoader(train_set, batch_size=None, num_workers=workers, multiprocessing_context=context)
     few: DataLoader[Batch] = DataLoader(heard[::4], batch_size=None)  # type: ignore[arg-type]
     brain.fit(counter, loader, few, progressbar=not quiet)
     best = cast(Learner, brain.average.module.to("cpu").eval())
@@ -239,10 +240,6 @@ class _Epochs(Batches):
     def __getitem__(self, number: int) -> Batch:
         self.first = (self.counter.current - 1) * self.count
         return super().__getitem__(number)
-
-
-def _context(workers: int) -> str | None:
-    return "fork" if workers else None
 
 
 @torch.no_grad()
