@@ -15,6 +15,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.epoch_loop import EpochCounter
+from test_cli import fails, sedstream
 
 from sedstream.decoding.settings import VoiceSettings
 from sedstream.encoders.cached import BEFORE, BEHIND, CachedEncoder
@@ -524,6 +525,13 @@ def test_shipped_model() -> None:
     assert manifest.labels == EMOTIONS
     assert manifest.plan("live").latency <= 0.64
     assert all(isinstance(plan, Plan) for plan in manifest.plans.values())
+
+
+def test_an_option_of_a_users_folder(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "no"
+    done = sedstream("train", data, "--out", out, "--hours", "0.001", "--unfreeze")
+    fails(done, "Bad option --unfreeze, expected it with a labels.csv")
+    assert not out.exists()
 
 
 def test_train_without_labels(data: Path, checkpoint: Path, tmp_path: Path) -> None:
