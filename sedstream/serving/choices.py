@@ -22,8 +22,8 @@ def choose_channels(roles: Sequence[str | None], allow_agent: bool) -> list[int]
 
 
 def choose_plan(manifest: Manifest, latency: float | str | None) -> str:
-    """A plan by name, or the slowest (most accurate) one within ``latency`` seconds. Raises ``BadInput`` when
-    there is none."""
+    """A plan by name, or the slowest (most accurate) one within ``latency`` seconds; None: live. Raises ``BadInput``
+    when none is so fast, or it is not for live audio, ``BadModel`` for an unknown name."""
     if latency is None:
         return "live"
     if isinstance(latency, str):
