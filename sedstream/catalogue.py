@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .errors import BadInput, BadModel, Unavailable
-from .exports.screen import write_whole
+from .exports.writing import write_whole
 from .manifest import SUMS, Manifest, digest, find, installed, read, sums
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BadInput, SedstreamError
-from .exports.screen import Screen, check_writable
+from .exports.screen import Screen
+from .exports.writing import check_writable
 
 if TYPE_CHECKING:
     from .progress import Progress

@@ -21,7 +21,7 @@ from typing import Any
 from .errors import BadInput, SedstreamError, Unavailable
 from .exports import formats, parquet, plot, summary
 from .exports.naming import one_line
-from .exports.screen import LONGEST, write_whole
+from .exports.writing import LONGEST, write_whole
 from .looks import Look, held, looks, stamp_of
 from .offline import Diarization, check
 from .recordings import diarize_many

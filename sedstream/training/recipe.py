@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..errors import BadInput
-from ..exports.screen import write_whole
+from ..exports.writing import write_whole
 from ..manifest import BASELINE, DEFAULT
 from ..scoring.labels import EMOTIONS
 from ..zoo import device_of
