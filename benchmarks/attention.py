@@ -86,7 +86,3 @@ def main() -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("needs a CUDA device")
     write(f"WavLM's attention, {device}", "\n".join(lines(device)))
-
-
-if __name__ == "__main__":
-    main()

@@ -128,7 +128,3 @@ after the boundary. While 8 more join, p99 of the others changes by {half.joined
 {half.longest * 1e3:+.0f} ms.
 """,
     )
-
-
-if __name__ == "__main__":
-    main()

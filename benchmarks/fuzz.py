@@ -327,7 +327,3 @@ def main() -> None:
     write("Fuzz", text + "\n".join(rows))
     if crashes:
         raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

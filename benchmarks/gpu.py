@@ -288,7 +288,3 @@ def told(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         print(line, file=sys.stderr, flush=True)
         yield line
-
-
-if __name__ == "__main__":
-    main()

@@ -180,7 +180,3 @@ The later one is when a session has forgotten what was before. The last {ahead *
 compared: the block that answers for them hears the next one.
 """,
     )
-
-
-if __name__ == "__main__":
-    main()

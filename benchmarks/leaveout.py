@@ -61,7 +61,3 @@ def link(place: Path, store: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.is_symlink():
         place.symlink_to(store, target_is_directory=True)
-
-
-if __name__ == "__main__":
-    main()

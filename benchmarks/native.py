@@ -91,7 +91,3 @@ def main() -> None:
         "| sessions, windows of 5 s | host, NumPy and copy | rings, torch | rings, native | native against torch |\n"
         "|---|---|---|---|---|\n" + "\n".join(rows),
     )
-
-
-if __name__ == "__main__":
-    main()

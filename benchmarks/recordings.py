@@ -64,7 +64,3 @@ Peak memory of the command: {few:.0f} MiB for {max(1, options.files // 8)} of th
 Together is {fast / slow:.2f} times as fast; the answers are equal.
 """,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -86,7 +86,3 @@ Held: **{held}** sessions. A session holds at most {state / 2**20:.2f} MiB. In t
 (WavLM-large, whole files of 27 s) goes {other:.1f} times real time: it keeps up with {fewer:.0f} times fewer calls.
 """,
     )
-
-
-if __name__ == "__main__":
-    main()

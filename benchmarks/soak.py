@@ -75,7 +75,3 @@ real time, start of the server included); no hole in `seq` or in the numbers of 
 After the first tenth memory grows by {growth:+.1%}.
 """,
     )
-
-
-if __name__ == "__main__":
-    main()

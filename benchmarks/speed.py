@@ -128,7 +128,3 @@ One recording in plan batch is {speed / other:.0f} times as fast as the peer, ma
 {start_up()}
 """,
     )
-
-
-if __name__ == "__main__":
-    main()

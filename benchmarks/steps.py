@@ -62,7 +62,7 @@ def in_turn(model: Model) -> Model:
 
 
 def without_graphs(model: Model) -> Model:
-    for network in model._network.modules():
+    for network in model.network.modules():
         for name, value in list(vars(network).items()):
             if isinstance(value, Graphs):
                 setattr(network, name, Launched(value._function))
@@ -71,25 +71,25 @@ def without_graphs(model: Model) -> Model:
 
 def by(way: str, model: Model) -> Model:
     """Memories ``by_rows`` or ``by_slots``, whatever the device."""
-    network: Any = model._network
+    network: Any = model.network
     network.forward = getattr(network, way)
     return model
 
 
 def on_rings(model: Model, native: bool | None = None) -> Model:
-    return Model(model.manifest, RingedNetwork(model._network, native), model.device)
+    return Model(model.manifest, RingedNetwork(model.network, native), model.device)
 
 
 def by_torchaudio(model: Model) -> Model:
     """The convolutions as torchaudio has them."""
-    network: Any = model._network
+    network: Any = model.network
     network._extract = Graphs(network.encoder.extract_plainly)
     return model
 
 
 def within(model: Model, change: Callable[[], AbstractContextManager[Any]]) -> Model:
     """As it is while that is changed, the captures of its graphs included."""
-    network: Any = model._network
+    network: Any = model.network
     inner = network.forward
 
     def forward(*arguments: Any) -> Any:
@@ -127,10 +127,8 @@ def by_math(model: Model) -> Model:
 
 def by_flex(model: Model) -> Model:
     """FlexAttention in place of SDPA."""
-    from sedstream.encoders.attention import compiled
-
-    network: Any = model._network
-    network.encoder.flex = compiled()
+    network: Any = model.network
+    network.encoder.flex = attention.compiled()
     return model
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .errors import BadInput, BadModel, Unavailable
-from .exports.screen import write_whole
+from .exports.writing import write_whole
 from .manifest import SUMS, Manifest, digest, find, installed, read, sums
 
 
@@ -79,7 +79,7 @@ def lines(manifest: Manifest, done: str = "verified") -> Iterator[str]:
     files = [*(file.path for file in manifest.files), manifest.folder / "manifest.toml"]
     size = sum(path.stat().st_size for path in files if path.is_file())
     kind = f"{manifest.kind} {manifest.family}"
-    yield f"{manifest.name} {manifest.version or '-'}  {kind}, {manifest.licence}, {size / 2**20:.1f} MB, {done}"
+    yield f"{manifest.name} {manifest.version or '-'}  {kind}, {manifest.licence}, {size / 2**20:.1f} MiB, {done}"
     yield f"  labels: {', '.join(manifest.labels)}{'' if manifest.family == 'speechbrain' else '; arousal, valence'}"
     plans = ", ".join(
         f"{name} {'at the end' if plan.whole else f'{plan.latency:.2f} s'}" for name, plan in manifest.plans.items()

@@ -166,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
         help="file or folder of the same recordings; may be left out if REF is ZED's folder: what --model makes of it",
     )
     score.add_argument("--model", default=DEFAULT, help="name or folder, without HYP (%(default)s)")
-    score.add_argument("--plan", default="batch", help="live or batch, without HYP (%(default)s)")
+    score.add_argument(
+        "--plan", default="batch", help="live, batch, or another that the model has, without HYP (%(default)s)"
+    )
     score.add_argument("--device", default="cpu", help="cpu or cuda, without HYP (%(default)s)")
     score.add_argument(
         "--collar", type=float, default=0.0, metavar="S", help="unscored on each side of a boundary (%(default)s s)"
@@ -217,16 +219,21 @@ def _parser() -> argparse.ArgumentParser:
         help="what to start from: a model; a checkpoint of wav2vec 2.0, HuBERT or WavLM, or torchaudio's name of one, "
         "WAVLM_BASE_PLUS or WAVLM_BASE_PLUS=FILE; with an index.csv safetensors of a Whisper encoder (%(default)s)",
     )
-    train.add_argument("--unfreeze", action="store_true", help="all of a windowed encoder learns, not only its head")
     train.add_argument(
-        "--hours", type=_positive, metavar="H", help="of speech to train with (default: 1 to 8 by the labels; 28)"
+        "--unfreeze", action="store_true", help="with a labels.csv all of a windowed encoder learns, not only its head"
+    )
+    train.add_argument(
+        "--hours",
+        type=_positive,
+        metavar="H",
+        help="of speech to train with (default: 1 to 8, ten times what is labelled; with an index.csv 28)",
     )
     train.add_argument(
         "--follow", metavar="FILE", help="safetensors of Whisper base's or small's encoder, followed with an index.csv"
     )
-    train.add_argument("--without", metavar="NAMES", help="corpora to leave out, with commas between")
+    train.add_argument("--without", metavar="NAMES", help="corpora of an index.csv to leave out, with commas between")
     train.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    train.add_argument("--seed", type=_seed, default=1, help="(%(default)s)")
+    train.add_argument("--seed", type=_seed, default=1, help="of what is drawn at random (%(default)s)")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.set_defaults(run=commands.train)
     return parser

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BadInput, SedstreamError
-from .exports.screen import Screen, check_writable
+from .exports.screen import Screen
+from .exports.writing import check_writable
 
 if TYPE_CHECKING:
     from .progress import Progress
@@ -133,8 +134,8 @@ def run_all(paths: Sequence[Path], options: argparse.Namespace) -> int:
                     model=model,
                     plan=options.plan,
                     labels=options.labels,
-                    channels=getattr(options, "channels", "mix"),
-                    roles=getattr(options, "roles", None),
+                    channels=options.channels,
+                    roles=options.roles,
                     frames=False,
                     progress=update,
                 )

@@ -35,7 +35,8 @@ class Engine:
 
     ``deliver`` is called on that thread, once a tick, with what each session that moved has: it must only pass it on.
     ``capacity``: streams that may be open at once. ``max_speed``: times real time at which a session is answered at
-    most. ``on_tick``: called on that thread with the blocks and the seconds of each tick.
+    most. ``on_tick``: called on that thread with the blocks and the seconds of each tick. Raises ``BadInput`` for a
+    model that has no plan for live audio.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class Engine:
         """The model, or this engine, failed the last time it ran."""
         self._deliver = deliver
         self._on_tick = on_tick
-        shortest = min((p for p in model.manifest.plans.values() if not p.whole), key=lambda plan: plan.step)
+        live = [plan for plan in model.manifest.plans.values() if not plan.whole]
+        if not live:
+            raise BadInput(f"Bad model {model.manifest.name!r}, expected one with a plan for live audio")
+        shortest = min(live, key=lambda plan: plan.step)
         self._schedule = Schedule(seconds(shortest.step) * SHARE, cores.count() * model.rows(shortest), max_speed)
         self._sessions: dict[Session, None] = {}  # added to by any thread, taken from by the engine's
         self._calls: deque[Session] = deque()

@@ -39,12 +39,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SpeechStart:
+    """Speech begins with ``frame``."""
+
     frame: int
     at: int
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechEnd:
+    """Speech ends before ``frame``."""
+
     frame: int
     at: int
 

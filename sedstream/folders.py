@@ -21,7 +21,7 @@ from typing import Any
 from .errors import BadInput, SedstreamError, Unavailable
 from .exports import formats, parquet, plot, summary
 from .exports.naming import one_line
-from .exports.screen import LONGEST, write_whole
+from .exports.writing import LONGEST, write_whole
 from .looks import Look, held, looks, stamp_of
 from .offline import Diarization, check
 from .recordings import diarize_many
@@ -50,7 +50,8 @@ class AnswerFolder:
     """The answers to ``recordings`` in ``out``, one file each a format, and with ``pictures`` a PNG.
 
     ``recordings``: as found by :func:`sedstream.sources.find_recordings`; ``unread``: what it could not read, and why.
-    Raises ``BadInput`` for unusable arguments, ``Unavailable`` where the library for a format or a picture is missing.
+    Raises ``BadInput`` for unusable arguments, ``BadModel`` for an unknown plan, ``Unavailable`` where the library for
+    a format or a picture is missing.
     """
 
     def __init__(

@@ -27,7 +27,8 @@ from .engine import Delivery, Engine
 from .errors import BadInput, SedstreamError, Unavailable
 from .events import Arousal, End, Event, Final, Gap, Segment, SpeechEnd, SpeechStart, Update, segment_fields
 from .exports import formats
-from .exports.screen import Screen, check_writable, clock
+from .exports.screen import Screen, clock
+from .exports.writing import check_writable
 from .grid import RATE
 from .grid import seconds as seconds_of
 from .manifest import DEFAULT

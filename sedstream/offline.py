@@ -58,6 +58,7 @@ class Track:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
+        """Its segments, in order of time."""
         return tuple(event.segment for event in self.events if isinstance(event, Final))
 
 
@@ -115,7 +116,7 @@ class Diarization:
 
     def save(self, path: str | Path) -> None:
         """Write a file in the format of its suffix, whole or not at all. Raises ``BadInput`` for an unknown suffix or a
-        path that cannot be written."""
+        path that cannot be written, ``Unavailable`` for parquet without pyarrow."""
         formats.save(self, formats.by_suffix(Path(path).suffix), Path(path))
 
     def plot(
@@ -124,7 +125,8 @@ class Diarization:
         """Waveform, segments and the arousal curve of each channel as a picture; it shows itself in a notebook.
 
         The waveform is read from the file again, or drawn from ``samples`` as :func:`diarize` takes them.
-        Raises ``Unavailable`` without matplotlib.
+        Raises ``BadInput`` for a file that cannot be read again or samples that do not fit, ``Unavailable`` without
+        matplotlib.
         """
         from .exports.plot import figure
 
@@ -210,7 +212,7 @@ def _given(source: Any, rate: Any) -> tuple[Array, int]:
 def check(
     manifest: Manifest, plan: str, labels: Sequence[str] | None, channels: str, roles: Sequence[str] | None
 ) -> None:
-    """Raises ``BadInput`` for settings with which no recording could be answered."""
+    """Raises ``BadInput`` for settings with which no recording could be answered, ``BadModel`` for an unknown plan."""
     manifest.plan(plan)
     manifest.choose(labels)
     if channels not in ("mix", "split"):
@@ -269,10 +271,12 @@ class Run:
         return [resampler.push(column) for resampler, column in zip(self._resamplers, columns, strict=True)]
 
     def write(self, columns: list[Array]) -> None:
+        """What ``resample`` gave, to the streams."""
         for stream, samples in zip(self.streams, columns, strict=True):
             stream.write(samples)
 
     def close(self) -> None:
+        """The recording has ended."""
         for stream in self.streams:
             stream.close()
 
@@ -286,9 +290,11 @@ class Run:
 
     @property
     def done(self) -> bool:
+        """Every event has been produced."""
         return all(stream.done for stream in self.streams)
 
     def result(self) -> Diarization:
+        """The answer, once it is ``done`` and collected."""
         tracks = tuple(
             Track(n, self._roles[n] if self._roles else None, tuple(events), self._kept(n))
             for n, events in enumerate(self._events)

@@ -71,6 +71,7 @@ class Download:
         self._bars.stop()
 
     def add(self, name: str) -> Callable[[int, int | None], None]:
+        """The next file; None: nobody knows of how many bytes."""
         task = self._bars.add_task(name, total=None)
         return lambda done, of: self._bars.update(task, completed=done, total=of)
 

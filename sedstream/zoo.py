@@ -62,7 +62,8 @@ class Model:
         self.manifest = manifest
         self.device = device
         self.silero = Relay(Silero(device))
-        self._network = network.to(device).eval()
+        self.network = network.to(device).eval()
+        """What computes, on the device; its tensors are those of the weights."""
         self._transfers = Transfers(device)
         self._most = BUCKETS[-1]  # rows of a batch on a GPU: less than that since its memory did not hold more
 
@@ -88,10 +89,10 @@ class Model:
         # Those that begin cost an encoding more, for all of their batch: they go together.
         order = sorted(range(len(blocks)), key=lambda row: before[row].follows)
         if cpu or plan.whole:
-            size = self._network.rows(plan) if cpu else 1
+            size = self.network.rows(plan) if cpu else 1
             parts = [order[n : n + size] for n in range(0, len(order), size)]
         else:
-            frames = self._network.reads(plan, all(b.follows for b in before)) // HOP
+            frames = self.network.reads(plan, all(b.follows for b in before)) // HOP
             waiting = iter(order)
             parts = [list(islice(waiting, rows)) for rows in shares(len(order), self._most, FIRST // frames)]
         answers = (spread if cpu else map)(lambda rows: self._some(rows, blocks, before, plan), parts)
@@ -104,7 +105,7 @@ class Model:
 
     def rows(self, plan: Plan) -> int:
         """How many blocks of a plan cost a core no more than one: those that share a batch."""
-        return self._network.rows(plan) if self.device.type == "cpu" else 1
+        return self.network.rows(plan) if self.device.type == "cpu" else 1
 
     def _some(
         self, rows: Sequence[int], blocks: Array | Sequence[Array], before: Sequence[Before], plan: Plan
@@ -119,7 +120,7 @@ class Model:
         if self.device.type == "cuda":
             self._most = less(rows)
             with torch.cuda.device(self.device):
-                self._network.release()
+                self.network.release()
                 torch.cuda.empty_cache()
 
     def _part(self, blocks: Sequence[Array], before: Sequence[Before], plan: Plan) -> tuple[Tensor, Tensor, list[Any]]:
@@ -127,7 +128,7 @@ class Model:
             with torch.cuda.device(self.device), exact():
                 return self._batch(blocks, before, plan, bucket(len(blocks)))
         with alone():
-            return self._batch(blocks, before, plan, self._network.rows(plan))
+            return self._batch(blocks, before, plan, self.network.rows(plan))
 
     @torch.inference_mode()
     def _batch(
@@ -135,9 +136,9 @@ class Model:
     ) -> tuple[Tensor, Tensor, list[Any]]:
         """The answers on the host; from a GPU once all that is sent for has come."""
         rows = len(blocks)
-        read = self._network.reads(plan, all(b.follows for b in before))
+        read = self.network.reads(plan, all(b.follows for b in before))
         samples = self._transfers.send([block[-read:] for block in blocks], size)
-        logits, affect, memories = self._network(samples, plan, [*before, *[IDLE] * (size - rows)])
+        logits, affect, memories = self.network(samples, plan, [*before, *[IDLE] * (size - rows)])
         scores = torch.log_softmax(logits[:rows] / self.manifest.temperature, dim=-1)
         return *self._transfers.fetch(scores, affect[:rows]), memories[:rows]
 

@@ -31,8 +31,8 @@ from sedstream import diarize
 from sedstream.decoding.settings import DecoderSettings
 from sedstream.events import Segment
 from sedstream.grid import HOP, RATE
+from sedstream.scoring.labels import EMOTIONS
 from sedstream.training.corpora import Utterance
-from sedstream.training.publish import LABELS as ALL
 from sedstream.zoo import Model
 
 RNG = np.random.default_rng(0)
@@ -41,7 +41,7 @@ RNG = np.random.default_rng(0)
 def utterance(label: str, frames: int = 50, speaker: str = "a", value: int = 1000) -> Utterance:
     samples = np.full(frames * HOP, value, np.int16)
     speech = np.ones(frames, np.bool_)
-    return Utterance(samples, speech, "made", speaker, "valid", ALL.index(label), 0.5, 0.5, 1.0)
+    return Utterance(samples, speech, "made", speaker, "valid", EMOTIONS.index(label), 0.5, 0.5, 1.0)
 
 
 def case(*labels: str, frames: int = 50) -> Case:
@@ -177,7 +177,7 @@ def test_calls_have_their_shares() -> None:
         assert counts / counts.sum() == pytest.approx(np.array(shares), abs=0.1)
         again = calls(said + few + flat, shares, seconds, kind)
         assert [c.classes for c in again] == [c.classes for c in found]
-    assert not calls([u for u in said if ALL[u.emotion] != "sad"], *KINDS["sad only"], "sad only")
+    assert not calls([u for u in said if EMOTIONS[u.emotion] != "sad"], *KINDS["sad only"], "sad only")
 
 
 def test_a_case_and_its_truth() -> None:

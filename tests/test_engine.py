@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import queue
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from sedstream.audio.ring import Ring
 from sedstream.engine import Delivery, Engine, Session
 from sedstream.errors import BadInput, Unavailable
 from sedstream.events import End, Event, Final, Gap, Update
+from sedstream.grid import Plan
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]
@@ -140,6 +143,13 @@ def test_flush_mid_way(model: Model, speech: Array) -> None:
     first, second = (offline(speech[a : a + 48_000], 16_000, model)[0] for a in (0, 48_000))
     finals = [event.segment.label for event in post.of(session) if isinstance(event, Final)]
     assert finals == [event.segment.label for event in [*first, *second] if isinstance(event, Final)]
+
+
+def test_a_model_without_live_audio(model: Model) -> None:
+    whole = copy.copy(model)
+    whole.manifest = replace(model.manifest, plans={"whole": Plan(0, 0, 0)})
+    with pytest.raises(BadInput, match="Bad model 'sedstream-base', expected one with a plan for live audio"):
+        Engine(whole, lambda deliveries: None)
 
 
 def test_bad_sessions(model: Model) -> None:

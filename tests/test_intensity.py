@@ -140,7 +140,7 @@ def test_a_training_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tensors = load_file(tmp_path / "model" / "weights.safetensors")
     assert float(tensors["head.experts.share"]) == pytest.approx(discriminants.SHARE, abs=1e-3)
     assert tensors["head.experts.intensity.weight"].any()
-    heard = load(tmp_path / "model")._network
+    heard = load(tmp_path / "model").network
     told = {}
     for intensity in ("normal", "strong"):  # of the voice of the valid split
         samples, _ = soundfile.read(data / f"2-happy-{intensity}.wav", dtype="float32")

@@ -27,7 +27,7 @@ def test_list(manifest: Manifest) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 4 * len(installed())
     first = next(n for n, line in enumerate(lines) if line.startswith("sedstream-base "))
-    megabytes = f"{manifest.weights.stat().st_size / 2**20:.1f} MB"
+    megabytes = f"{manifest.weights.stat().st_size / 2**20:.1f} MiB"
     for part in (manifest.version, manifest.kind, manifest.licence, megabytes, "verified"):
         assert part in lines[first]
     assert ", ".join(manifest.labels) in lines[first + 1]

@@ -251,13 +251,14 @@ def test_card_data_is_not_kept_on_the_tape() -> None:
 
 def test_one_timeline_for_several_sessions() -> None:
     timeline = Timeline(100)
-    timeline.begin(0, [0, 1])
+    timeline.begin([0, 1])
     final = {"type": "emotion.final", "channel": 0, "start": 1.0, "end": 3.0, "t_audio": 4.0}
     assert timeline.place(dict(final))
     assert timeline.settled == 0, "the other channel has nothing yet"
     assert timeline.place(final | {"channel": 1, "start": 0.0, "end": 2.0})
     assert timeline.settled == 200
-    timeline.begin(200, [0, 1])
+    timeline.base = 200
+    timeline.begin([0, 1])
     known = final | {"start": 0.0, "end": 0.5}
     assert not timeline.place(known), "2.0 to 2.5 of channel 0 was told by the first session"
     across = final | {"start": 0.5, "end": 2.0}

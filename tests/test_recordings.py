@@ -121,7 +121,7 @@ class Watched(Model):
     """The model itself; it notes how many rows each call has."""
 
     def __init__(self, model: Model) -> None:
-        super().__init__(model.manifest, model._network, model.device)
+        super().__init__(model.manifest, model.network, model.device)
         self.calls: list[int] = []
 
     def __call__(self, blocks: Array, *arguments: Any) -> Any:
@@ -221,7 +221,7 @@ def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
     assert answer(calls, out, model, labels=["neutral", "angry"]).done == 4  # other settings
     assert answer(calls, out, model, labels=["neutral", "angry"], plan="live").done == 4
     files = tuple(replace(file, sha256="0" * 64) for file in model.manifest.files)
-    other = Model(replace(model.manifest, files=files), model._network, model.device)
+    other = Model(replace(model.manifest, files=files), model.network, model.device)
     assert answer(calls, out, other, labels=["neutral", "angry"], plan="live").done == 4  # other weights
     assert answer(calls, out, model, ["jsonl", "rttm"]).done == 4
     assert answer(calls, out, model, ["rttm"]).skipped == 4  # they are there

@@ -134,7 +134,7 @@ def test_rings_on_a_gpu(native: bool | None, tmp_path: Path, speech: Array) -> N
     checkpoint = recipe.save(tmp_path, "WavLM", {**SIZE, **LARGE, "conv_bias": False})
     model, plain = (load(checkpoint, "cuda", "float32") for _ in range(2))
     plan = Plan(24, 16, 8)
-    ringed = Model(model.manifest, RingedNetwork(model._network, native), model.device)
+    ringed = Model(model.manifest, RingedNetwork(model.network, native), model.device)
     old = [Before()] * (2 * FEW)
     new = old
     for k in range(5):

@@ -167,7 +167,7 @@ class InSlots(CachedNetwork):
 
 
 def test_sessions_of_the_default_model_in_slots(model: Model, speech: Array) -> None:
-    network = model._network
+    network = model.network
     assert isinstance(network, CachedNetwork)
     slotted = InSlots(network.encoder, network.head)
     packets = [16_000, 12_345, 4_000]
@@ -199,10 +199,10 @@ def test_sessions_on_a_gpu(precision: str, speech: Array) -> None:
         assert (found.argmax(-1) == expected.argmax(-1)).mean() > (0.99 if exact else 0.95)
         assert np.array_equal(there(blocks, plan, before=new)[0], found), "a block may be answered again"
         if k == 2:
-            Model(here.manifest, there._network, there.device)  # which forgets the tables that captures have read
+            Model(here.manifest, there.network, there.device)  # which forgets the tables that captures have read
         follows = [(k + n) % 7 > 0 for n in range(rows)]
         old, new = (list(map(Before, memories, follows)) for memories in (theirs, ours))
-    (slots,) = there._network._slots.values()  # type: ignore[attr-defined, union-attr]
+    (slots,) = there.network._slots.values()  # type: ignore[attr-defined, union-attr]
     del ours
     new.clear()
     assert free(slots) == slots.count - 2

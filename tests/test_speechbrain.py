@@ -256,6 +256,7 @@ def test_a_whole_plan_is_not_live(checkpoint: Path) -> None:
     with pytest.raises(BadInput, match="expected a plan for live audio"):
         choose_plan(model.manifest, "whole")
     assert choose_plan(model.manifest, 100.0) == "batch"
+    assert choose_plan(model.manifest, float("1e999")) == "batch", "however patient: it is live audio"
     with pytest.raises(BadInput, match="expected one for live audio"):
         next(measure(model, "whole"))
     lines = list(catalogue.lines(model.manifest))

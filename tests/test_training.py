@@ -16,6 +16,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.epoch_loop import EpochCounter
+from test_cli import fails, sedstream
 
 from sedstream.decoding.settings import VoiceSettings
 from sedstream.encoders.cached import BEFORE, BEHIND, CachedEncoder
@@ -25,6 +26,7 @@ from sedstream.encoders.whisper import WhisperEncoder
 from sedstream.errors import BadInput, BadModel
 from sedstream.grid import HOP, RATE, Plan
 from sedstream.manifest import read
+from sedstream.scoring.labels import EMOTIONS
 from sedstream.training import augment, corpora, recipe
 from sedstream.training.batches import FRAMES, ROWS, Batch, Batches, Source, cut, speakers
 from sedstream.training.brain import Learner, answer
@@ -32,7 +34,7 @@ from sedstream.training.concatenations import PATTERNS, UNHEARD, Piece, Speakers
 from sedstream.training.corpora import UNKNOWN, Utterance, load, read_audio, read_index, read_speech, targets
 from sedstream.training.interrupted import WholeCheckpointer
 from sedstream.training.objective import calibrate, concordance, emotion_loss, recalls
-from sedstream.training.publish import LABELS, toml
+from sedstream.training.publish import toml
 from sedstream.training.recipe import judge, train
 from sedstream.zoo import load as load_model
 
@@ -87,7 +89,7 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     settings = {"init": checkpoint, "encoder": ENCODER, "head": HEAD, "workers": 0, "quiet": True, "name": "tiny"}
     settings |= {"every": 0.1, "head_rate": 0.02, "encoder_rate": 0.005, "average": 0.8}
     first = train(data, tmp_path / "model", hours=0.1, **settings)
-    assert set(first["recall"]) == set(LABELS)
+    assert set(first["recall"]) == set(EMOTIONS)
     log = tmp_path / "model" / "training" / "log.txt"
     assert log.read_text().count("epoch: 1 ") == 1
     # More, from the checkpoint on.
@@ -96,7 +98,7 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert report["uar"] > 0.7, report  # low or high is not hard, even through noise
     model = load_model(tmp_path / "model")
     assert model.manifest.temperature == report["temperature"]
-    assert model.manifest.voice == VoiceSettings(tuple(report["neutral"]), recipe.AFTER, LABELS.index("neutral"))
+    assert model.manifest.voice == VoiceSettings(tuple(report["neutral"]), recipe.AFTER, EMOTIONS.index("neutral"))
     sound = np.concatenate([np.zeros(RATE), hum(110, 2, 9), hum(340, 3, 9)]).astype(np.float32)
     plan = model.manifest.plan("live")
     said, before = [], [Before()]
@@ -104,7 +106,7 @@ def test_train(data: Path, checkpoint: Path, tmp_path: Path) -> None:
         scores, affect, (memory,) = model(sound[None, start : start + plan.window * HOP], plan, map, before)
         assert 0 <= affect.min() <= affect.max() <= 1
         before = [Before(memory, True)]
-        said += [LABELS[n] for n in scores[0].argmax(-1)]
+        said += [EMOTIONS[n] for n in scores[0].argmax(-1)]
     assert said[100:130].count("neutral") > 25
     assert said[180:240].count("angry") > 50
     # A trained model is a start too: one short step leaves it good.
@@ -242,7 +244,7 @@ def test_load(data: Path, tmp_path: Path) -> None:
 def test_targets() -> None:
     row = {"corpus": "RAVDESS", "emotion": "angry", "label_original": "angry", "intensity": "strong"}
     strong, normal = targets(row), targets({**row, "intensity": "normal"})
-    assert strong[0] == normal[0] == LABELS.index("angry")
+    assert strong[0] == normal[0] == EMOTIONS.index("angry")
     assert strong[1] > normal[1] > corpora.AFFECT["neutral"][0]
     assert strong[2] < normal[2] < corpora.AFFECT["neutral"][1]
     for emotion in ("sad", "calm"):
@@ -254,7 +256,7 @@ def test_targets() -> None:
     assert loud[:2] == (UNKNOWN, 0.85)
     assert math.isnan(loud[2])
     read_aloud = {"corpus": "LibriSpeech_Resemblyzer", "emotion": "", "label_original": "", "intensity": ""}
-    assert targets(read_aloud)[0] == LABELS.index("neutral")
+    assert targets(read_aloud)[0] == EMOTIONS.index("neutral")
 
 
 def test_window_labels() -> None:
@@ -354,7 +356,7 @@ def test_what_an_index_says(tmp_path: Path) -> None:
     assert len({u.speaker for u in found}) == 5
     assert [u.weight for u in found] == [1.0, 1.0, 1.0, 0.4, 1.0]
     assert [u.split for u in found] == ["train", "valid", "other", "train", "train"]
-    assert found[4].emotion == LABELS.index("neutral")
+    assert found[4].emotion == EMOTIONS.index("neutral")
 
 
 def test_speech_is_heard_in_parts(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,9 +523,16 @@ def test_toml() -> None:
 
 def test_shipped_model() -> None:
     manifest = read(Path(__file__).resolve().parents[1] / "models" / "sedstream-base")
-    assert manifest.labels == LABELS
+    assert manifest.labels == EMOTIONS
     assert manifest.plan("live").latency <= 0.64
     assert all(isinstance(plan, Plan) for plan in manifest.plans.values())
+
+
+def test_an_option_of_a_users_folder(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "no"
+    done = sedstream("train", data, "--out", out, "--hours", "0.001", "--unfreeze")
+    fails(done, "Bad option --unfreeze, expected it with a labels.csv")
+    assert not out.exists()
 
 
 def test_train_without_labels(data: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -571,11 +580,11 @@ def test_eager(data: Path, tmp_path: Path) -> None:
     biases, temperatures = [], []
     for eager in (0.0, 0.3):
         torch.manual_seed(0)
-        learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=len(LABELS), **HEAD)).eval()  # type: ignore[arg-type]
+        learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=len(EMOTIONS), **HEAD)).eval()  # type: ignore[arg-type]
         temperatures.append(judge(learner, batches, eager=eager)["temperature"])
         biases.append(learner.head.emotion.bias.detach())
-    lost = torch.zeros(len(LABELS))
-    lost[LABELS.index("neutral")] = 0.3 * temperatures[0]
+    lost = torch.zeros(len(EMOTIONS))
+    lost[EMOTIONS.index("neutral")] = 0.3 * temperatures[0]
     torch.testing.assert_close(biases[0] - biases[1], lost)
     assert temperatures[0] == temperatures[1]
 
@@ -584,7 +593,7 @@ def test_what_is_judged(data: Path, tmp_path: Path) -> None:
     """Trained frames alone; the head's last bias gets half of the offsets; recalls are those with them."""
     (batch,) = (Batches(Source(data, tmp_path, "valid"), 0, 1)[0],)
     torch.manual_seed(0)
-    learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=len(LABELS), **HEAD)).eval()  # type: ignore[arg-type]
+    learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=len(EMOTIONS), **HEAD)).eval()  # type: ignore[arg-type]
     known = (batch.emotion >= 0) & (batch.weight > 0)
     assert ((batch.emotion >= 0) & (batch.weight == 0)).any()
     logits, emotion = answer(learner, batch.heard)[0].float()[known], batch.emotion[known]
@@ -602,7 +611,7 @@ def test_what_is_judged(data: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, equal_nan=True)
     # What voices say where they sound neutral: as a session hears it, after the temperature.
     scores = ((logits + moved) / temperature).log_softmax(-1)
-    sounds = scores[:, LABELS.index("neutral")].exp()
+    sounds = scores[:, EMOTIONS.index("neutral")].exp()
     told = (sounds[:, None] * scores).sum(0) / sounds.sum()
     torch.testing.assert_close(torch.tensor(report["neutral"]), told, atol=1e-3, rtol=0)
 

@@ -64,20 +64,30 @@ def names(text: str) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what was asked for, and print one table after another."""
-    parser = argparse.ArgumentParser(prog="benchmarks accuracy", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with index.csv")
-    parser.add_argument("--split", choices=("valid", "test"), default="valid")
-    parser.add_argument("--only", type=names, default=(), help=f"some of {','.join(SECTIONS)}; default: all")
-    parser.add_argument("--model", default=DEFAULT, help="name or folder")
-    parser.add_argument("--plan", default="live")
+    parser.add_argument("--split", choices=("valid", "test"), default="valid", help="to score on (%(default)s)")
+    parser.add_argument(
+        "--only",
+        type=names,
+        default=(),
+        help=f"some of {','.join(SECTIONS)}; default: all, the last one with --left-out",
+    )
+    parser.add_argument("--model", default=DEFAULT, help="name or folder (%(default)s)")
+    parser.add_argument("--plan", default="live", help="one that the model has (%(default)s)")
     parser.add_argument("--corpora", default="", help="names, with commas between; default: all")
-    parser.add_argument("--repeats", type=int, default=4, help="files for each speaker, pattern and emotion")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir(), "sedstream-speech"))
+    parser.add_argument("--repeats", type=int, default=4, help="files a speaker, pattern and emotion (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (%(default)s)")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "sedstream-speech"),
+        help="folder of decoded speech (%(default)s)",
+    )
     parser.add_argument("--left-out", type=folders, default={}, help="models without a corpus: NAME=FOLDER,…")
     parser.add_argument("--whisper", type=Path, help="encoder of the peers; default: ../weights beside the data")
     parser.add_argument("--whisper-small", type=Path, help="another encoder of theirs, safetensors or ONNX")
-    parser.add_argument("--hours", type=float, default=1.0, help="of speech to train the peers with")
+    parser.add_argument("--hours", type=float, default=1.0, help="of speech to train the peers with (%(default)s)")
     options = parser.parse_args(arguments)
     model = load(options.model)
     bench = Bench(

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedstream.grid import HOP, RATE, frames_of
+from sedstream.scoring.labels import EMOTIONS
 from sedstream.scoring.sheet import SECOND, Span
 from sedstream.scoring.tracks import Track
 from sedstream.training.concatenations import PATTERNS
-from sedstream.training.corpora import Corpora, Utterance, _usable, load, read_index
-from sedstream.training.publish import LABELS as ALL
+from sedstream.training.corpora import Corpora, Utterance, load, read_index, usable
 
 LABELS = ("neutral", "happy", "sad", "angry")
 NEUTRAL = 0
@@ -51,7 +51,7 @@ class Case:
     @property
     def classes(self) -> list[int]:
         """Index in LABELS of each part."""
-        return [LABELS.index(ALL[part.emotion]) for part in self.parts]
+        return [LABELS.index(EMOTIONS[part.emotion]) for part in self.parts]
 
     @property
     def frames(self) -> int:
@@ -96,8 +96,8 @@ def by_voice(utterances: Sequence[Utterance]) -> dict[str, dict[str, list[Uttera
     """What each speaker says with each of LABELS; an empty list for what it does not say, where that is asked for."""
     voices: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
     for u in utterances:
-        if u.emotion >= 0 and ALL[u.emotion] in LABELS:
-            voices[u.speaker][ALL[u.emotion]].append(u)
+        if u.emotion >= 0 and EMOTIONS[u.emotion] in LABELS:
+            voices[u.speaker][EMOTIONS[u.emotion]].append(u)
     return voices
 
 
@@ -144,8 +144,8 @@ class Material:
     @cached_property
     def rows(self) -> list[tuple[Row, Utterance]]:
         """Each utterance with its row of the index."""
-        usable = [row for row in read_index(self.data) if _usable(row)]
-        return list(zip(usable, self.corpora.utterances, strict=True))
+        rows = [row for row in read_index(self.data) if usable(row)]
+        return list(zip(rows, self.corpora.utterances, strict=True))
 
     def names(self, split: str) -> list[str]:
         """The corpora that have two or more of LABELS in a split."""

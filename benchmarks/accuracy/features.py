@@ -44,9 +44,7 @@ class Whisper:
     @torch.inference_mode()
     def __call__(self, samples: Array) -> np.ndarray:
         """Samples float32 `[n]` -> states of `layers`, each normalised by itself, float16 `[T, len(layers), width]`."""
-        padded = np.zeros(frames_of(len(samples)) * HOP, np.float32)
-        padded[: len(samples)] = samples
-        states = self.encoder(torch.from_numpy(padded)[None].to(self.device))[0]
+        states = self.encoder(padded(samples, 0, frames_of(len(samples))).to(self.device))[0]
         states = F.layer_norm(states.view(-1, len(self.layers), self.width), (self.width,))
         return states.half().cpu().numpy()
 
@@ -54,7 +52,7 @@ class Whisper:
 @torch.inference_mode()
 def states(model: Model, samples: Array) -> Array:
     """Samples float32 `[n]` -> what the model's encoder gives and what its last layer reads, float32 `[T, D]`."""
-    network = model._network
+    network = model.network
     frames = frames_of(len(samples))
     taken: list[Tensor] = []
     handle = network.head.norm.register_forward_hook(lambda module, read, made: taken.append(made))

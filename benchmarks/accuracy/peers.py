@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from sedstream.grid import RATE
 from sedstream.scoring import compare
 from sedstream.scoring.sheet import Span
 from sedstream.zoo import load
@@ -94,7 +95,7 @@ def peers(bench: Bench) -> str:
         "neutral everywhere": [[[] for _ in cases] for cases in corpora.values()],
     }
     rows = [row(name, list(corpora.values()), answers) for name, answers in found.items()]
-    minutes = sum(case.ends[-1] for cases in train.values() for case in cases) / 16000 / 60
+    minutes = sum(case.ends[-1] for cases in train.values() for case in cases) / RATE / 60
     columns = ("", "macro EDER %", *corpora, "fragments / reference")
     ours, theirs = (float(row[1].strip("*")) for row in (rows[0], rows[2]))
     small = "" if bench.whisper_small else " None on Whisper small: it was not given (`--whisper-small`)."

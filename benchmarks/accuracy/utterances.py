@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from sedstream.grid import frames_of
+from sedstream.scoring.labels import EMOTIONS
 from sedstream.training.corpora import Utterance
-from sedstream.training.publish import LABELS as ALL
 
 from .bench import Bench
 from .cases import Row, sound
@@ -65,7 +66,7 @@ def utterances(bench: Bench) -> str:
     whisper = Whisper(bench.whisper, bench.device)
 
     def frozen(u: Utterance) -> NDArray[np.float32]:
-        return whisper(sound((u,)))[:, :2].reshape(-(-len(u.samples) // 320), -1).astype(np.float32)
+        return whisper(sound((u,)))[:, :2].reshape(frames_of(len(u.samples)), -1).astype(np.float32)
 
     def own(u: Utterance) -> NDArray[np.float32]:
         return states(bench.ear.model, sound((u,)))
@@ -87,7 +88,7 @@ def utterances(bench: Bench) -> str:
         first = f"{percent(seven(bench, wanted))} ({len(shared)})"
         rows.append((corpus, str(len(wanted)), first, *(f"{percent(f)} ({len(set(truth[2]))})" for f in figures)))
     return f"""Unweighted average recall in % (number of classes) on utterances of unseen speakers. First the greatest
-mean probability of our frames, plan {bench.plan}, over the labels of the model ({", ".join(ALL)}; calm
+mean probability of our frames, plan {bench.plan}, over the labels of the model ({", ".join(EMOTIONS)}; calm
 is neutral, boredom is left out). Then logistic regressions on mean features, for the classes that the corpus itself
 names, trained on its train speakers alone, their strength chosen on valid: on the model's own features, and on those of
 frozen Whisper base (layers 2 and 3, whole utterance), which is the probe that the model has to beat.

@@ -49,7 +49,7 @@ def _filter(
 
 
 @lru_cache(16)  # 16,000 phases of a rate like 47,999 Hz are 9 MB that calls should share, and take their time
-def _table(up: int, down: int, half: int, cutoff: float) -> NDArray[np.float32]:
+def _table(up: int, half: int, cutoff: float) -> NDArray[np.float32]:
     rows = np.empty((up, 2 * half), np.float32)
     for first in range(0, up, SLICE):
         phase = np.arange(first, min(first + SLICE, up))[:, None] / up
@@ -75,7 +75,7 @@ class Resampler:
         self._same = rate == RATE
         self._table = np.empty((0, 0), np.float32)
         if not self._same:
-            self._table = _table(self._up, self._down, self._half, ROLLOFF * scale)
+            self._table = _table(self._up, self._half, ROLLOFF * scale)
         # Input sample i stands at history[i - self._origin]; before the first sample stands the same, for no step to
         # begin with.
         self._history = np.zeros(self._half - 1, np.float32)

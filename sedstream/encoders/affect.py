@@ -14,11 +14,6 @@ from . import checkpoints
 from .heads import AffectHead
 from .wav2vec import Wav2VecEncoder
 
-FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where the tensors are; the first that is there."""
-EPSILON = 1e-7
-"""What transformers' feature extractor adds to the variance of the wave."""
-
 
 class WindowAffect(nn.Module):
     """Encoder and head: samples in, arousal, dominance and valence out."""
@@ -40,14 +35,14 @@ def load(folder: Path) -> WindowAffect:
     Raises:
         BadModel: its tensors are missing, cannot be read, or are of another model.
     """
-    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    path = next((folder / name for name in checkpoints.FILES if (folder / name).is_file()), None)
     if path is None:
-        raise BadModel(f"Bad checkpoint '{folder}', expected a folder with {' or '.join(FILES)}")
+        raise BadModel(f"Bad checkpoint '{folder}', expected a folder with {' or '.join(checkpoints.FILES)}")
     tensors = checkpoints.read(path)
     converted = checkpoints.convert(tensors)
     arguments = checkpoints.describe(converted, folder / "config.json")
     layers = arguments["layers"]
-    encoder = Wav2VecEncoder(**arguments, outputs=[layers], wave="normalised", epsilon=EPSILON)
+    encoder = Wav2VecEncoder(**arguments, outputs=[layers], wave="normalised", epsilon=checkpoints.EPSILON)
     head = AffectHead(features=encoder.features)
     own = {
         name.removeprefix("classifier."): tensor for name, tensor in tensors.items() if name.startswith("classifier.")

@@ -26,6 +26,10 @@ COMPUTED: Mapping[str, Any] = {
     "conv_stride": [5, 2, 2, 2, 2, 2, 2],
 }  # fmt: skip
 """Settings of transformers that no tensor tells, and the values for which it is the same network."""
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""Weights in a folder that transformers saved; the first that is there."""
+EPSILON = 1e-7
+"""What transformers' feature extractor adds to the variance of the wave."""
 PREPROCESSOR = "preprocessor_config.json"
 ANCHOR = "feature_extractor.conv_layers.0.conv.weight"
 NORM = "transformer.pos_conv_embed.conv."

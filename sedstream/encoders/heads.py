@@ -10,6 +10,14 @@ from .gru import GRU
 from .relay import OLDER, two
 
 
+class ChannelDropout(nn.Dropout1d):
+    """Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Frames `[B, T, width]` -> the same, in training without some of their channels."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2) if self.training else x
+
+
 class FrameHead(nn.Module):
     """A bidirectional GRU over the window, from encoder features to emotions, arousal and valence.
 
@@ -34,8 +42,7 @@ class FrameHead(nn.Module):
         if outputs < 1 or features % outputs:
             raise BadModel(f"Bad head outputs {outputs!r}, expected a divisor of features {features}")
         self.outputs = outputs
-        # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
-        self.dropout = nn.Dropout1d(dropout)
+        self.dropout = ChannelDropout(dropout)
         self.enter = nn.Linear(features, width)
         self.gru = nn.GRU(width, hidden, batch_first=True, bidirectional=True)
         self.norm = nn.LayerNorm(2 * hidden)
@@ -44,19 +51,10 @@ class FrameHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features `[B, T, D]` -> logits `[B, T, C]`, and arousal and valence `[B, T, 2]` in 0 to 1."""
-        batch, frames, width = features.shape
-        per_layer = features.view(batch, frames, self.outputs, width // self.outputs)
-        x = F.layer_norm(per_layer, per_layer.shape[-1:]).reshape(batch, frames, width)
-        x = F.gelu(self.enter(self._drop(x)))
-        x, _ = self.gru(self._drop(x))
-        x = self._drop(self.norm(x))
+        x = F.gelu(self.enter(self.dropout(normalised(features, self.outputs))))
+        x, _ = self.gru(self.dropout(x))
+        x = self.dropout(self.norm(x))
         return self.emotion(x), self.affect(x).sigmoid()
-
-    def _drop(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        dropped: Tensor = self.dropout(x.transpose(1, 2)).transpose(1, 2)
-        return dropped
 
 
 class CachedHead(nn.Module):
@@ -87,8 +85,7 @@ class CachedHead(nn.Module):
         self.widths = [width, labels + 1 if experts else 0]
         """Of the two parts of what is read of a frame: for the recurrences, and the logits of the experts, arousal's
         behind those of the emotions."""
-        # Channels are dropped for a whole window: neighbouring frames are so alike that one gives away the other.
-        self.dropout = nn.Dropout1d(dropout)
+        self.dropout = ChannelDropout(dropout)
         self.enter = nn.Linear(features, width)
         self.onward = GRU(width, hidden)
         self.back = GRU(width, hidden)
@@ -98,14 +95,13 @@ class CachedHead(nn.Module):
         self.experts = Experts(labels=labels, features=features, corpora=experts) if experts else None
 
     def normalised(self, features: Tensor) -> Tensor:
-        """Features `[B, T, D]`, those of each layer by themselves with mean 0 and variance 1."""
-        layers = features.view(*features.shape[:2], self.outputs, -1)
-        return F.layer_norm(layers, layers.shape[-1:]).flatten(2)
+        """What the experts read of features `[B, T, D]`: the same, each layer by itself with mean 0 and variance 1."""
+        return normalised(features, self.outputs)
 
     def read(self, features: Tensor) -> Tensor:
         """Features `[B, T, D]` -> what the head reads of them, `[B, T, sum(widths)]`."""
         features = self.normalised(features)
-        x = self._drop(F.gelu(self.enter(self._drop(features))))
+        x: Tensor = self.dropout(F.gelu(self.enter(self.dropout(features))))
         if self.experts is None:
             return x
         return torch.cat([x, self.experts(features), self.experts.intensity(features)], -1)
@@ -141,7 +137,7 @@ class CachedHead(nn.Module):
         return ahead, two(torch.zeros(self.hidden, device=like.device))
 
     def _answer(self, onward: Tensor, back: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        x = self._drop(self.norm(torch.cat([onward, back], -1)))
+        x = self.dropout(self.norm(torch.cat([onward, back], -1)))
         logits, affect = self.emotion(x), self.affect(x)
         if self.experts is not None:
             frames = x.shape[1]
@@ -150,12 +146,6 @@ class CachedHead(nn.Module):
             strongly = F.avg_pool1d(known[..., -1:].transpose(1, 2), known.shape[1] - frames + 1, 1).transpose(1, 2)
             affect = affect + F.pad(strongly, (0, 1))  # valence is the recurrences' alone
         return logits, affect.sigmoid()
-
-    def _drop(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        dropped: Tensor = self.dropout(x.transpose(1, 2)).transpose(1, 2)
-        return dropped
 
 
 class LinearHead(nn.Module):
@@ -196,3 +186,9 @@ class AffectHead(nn.Module):
         """Features `[B, T, D]` -> arousal, dominance and valence `[B, 3]`, about 0 to 1."""
         answer: Tensor = self.out_proj(self.dense(features.mean(1)).tanh())
         return answer
+
+
+def normalised(features: Tensor, outputs: int) -> Tensor:
+    """Features `[B, T, D]` of several layers, those of each by themselves with mean 0 and variance 1."""
+    layers = features.view(*features.shape[:2], outputs, -1)
+    return F.layer_norm(layers, layers.shape[-1:]).flatten(2)

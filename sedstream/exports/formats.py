@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from ..errors import BadInput
-from .screen import write_whole
+from .writing import write_whole
 
 if TYPE_CHECKING:
     from ..offline import Diarization

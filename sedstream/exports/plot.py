@@ -23,7 +23,7 @@ from ..errors import BadInput, Unavailable
 from ..events import Arousal
 from ..grid import seconds
 from .naming import one_line, speakers
-from .screen import write_whole
+from .writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

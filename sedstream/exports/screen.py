@@ -6,16 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import BadInput
 from .naming import one_line
+from .writing import check_writable, forget, part_of, unwritable
 
-LONGEST = 255
-"""Bytes of a file's name."""
 STDOUT = Path("/dev/stdout")
 """What an error calls it."""
 
@@ -40,7 +36,7 @@ class Screen:
         if self._out is not None:
             check_writable(self._out)
             if not self._lasting:
-                self._part = _part(self._out)
+                self._part = part_of(self._out)
                 self._open(self._part)
         return self
 
@@ -60,18 +56,18 @@ class Screen:
         except OSError as error:
             self.give_up()
             if kind is None:
-                raise _unwritable(self._out, error) from error
+                raise unwritable(self._out, error) from error
 
     def _open(self, path: Path) -> None:
         try:
             self._file = path.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise _unwritable(self._out or path, error) from error
+            raise unwritable(self._out or path, error) from error
 
     def give_up(self) -> None:
         """A part failed: what would look complete is not left in ``out``."""
         if self._part is not None:
-            _forget(self._part)
+            forget(self._part)
             self._part = None
 
     def show(self, row: Mapping[str, Any]) -> None:
@@ -106,45 +102,7 @@ class Screen:
         except BrokenPipeError:
             raise  # the reader has seen enough
         except OSError as error:
-            raise _unwritable(self._out or STDOUT, error) from error
-
-
-def write_whole(out: Path, data: bytes) -> None:
-    """A file that is complete or not there: what a kill leaves is hidden, and the next attempt overwrites it.
-
-    Raises ``BadInput`` when it cannot be written.
-    """
-    part = _part(out)
-    try:
-        part.write_bytes(data)
-        os.replace(part, out)
-    except OSError as error:
-        _forget(part)
-        raise _unwritable(out, error) from error
-
-
-def check_writable(out: Path) -> None:
-    """Raise ``BadInput`` where ``write_whole`` could not write: asked before the work, which may take hours."""
-    part = _part(out)
-    try:
-        if out.exists() and not out.is_file():
-            raise BadInput(f"Bad output '{out}', expected a file, found something else of that name")
-        part.touch()
-        part.unlink()
-    except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def _part(out: Path) -> Path:
-    name = f".{out.name}.part"
-    if len(os.fsencode(name)) > LONGEST:  # where the file's own name is just short enough
-        name = f".{sha256(os.fsencode(out.name)).hexdigest()}.part"
-    return out.parent / name
-
-
-def _forget(part: Path) -> None:
-    with suppress(OSError):  # where there cannot be one, it need not go
-        part.unlink()
+            raise unwritable(self._out or STDOUT, error) from error
 
 
 def clock(seconds: float) -> str:
@@ -158,7 +116,3 @@ def clock(seconds: float) -> str:
 
 def _score(value: float | None) -> str:
     return f"{'' if value is None else format(value, '.2f'):>7}"
-
-
-def _unwritable(out: Path, error: OSError) -> BadInput:
-    return BadInput(f"Bad output '{out}', expected a file that can be written: {error.strerror}")

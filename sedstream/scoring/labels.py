@@ -9,6 +9,7 @@ from ..errors import BadInput
 
 NEUTRAL = "neutral"
 EMOTIONS = (NEUTRAL, "happy", "sad", "angry", "fearful", "disgusted", "surprised")
+"""Those that the default model knows, in the order of its labels."""
 
 ALIASES = {
     **dict.fromkeys(("n", "neu", "neutrality", "no_emotion"), NEUTRAL),

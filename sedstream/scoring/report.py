@@ -9,6 +9,7 @@ from typing import Any
 from .classes import Found, Frames
 from .eder import Eder, mean
 from .labels import NEUTRAL
+from .sheet import SECOND
 
 SHOWN = 10
 """Speakers in the text: all of so many, else the worst and best halves of it."""
@@ -146,7 +147,7 @@ class Report:
             yield (
                 f"{name:<{WIDTH}}{_percent(found.rate):>7}{_percent(result.macro):>7}"
                 + "".join(f"{_percent(share):>12}" for share in shares)
-                + f"{found.total / 1e9:>12.2f}"
+                + f"{found.total / SECOND:>12.2f}"
             )
         yield "micro: all time pooled; macro: mean over files, as SpeechBrain reports it"
         yield ""
@@ -210,7 +211,7 @@ class Report:
                 yield f"  … {len(ranked) - SHOWN} more …"
             for name, found in half:
                 short = name if len(name) <= 37 else f"{name[:36]}…"
-                yield f"  {short:<38}{_percent(found.rate):>10}{found.total / 1e9:>12.2f}"
+                yield f"  {short:<38}{_percent(found.rate):>10}{found.total / SECOND:>12.2f}"
         if len(ranked) > 1:
             yield "worst first"
 

@@ -29,6 +29,7 @@ class Region:
 
     @property
     def length(self) -> int:
+        """Nanoseconds."""
         return self.end - self.start
 
 

@@ -80,6 +80,7 @@ class Access:
         return Visit(self, token, scope, self._meters.setdefault(token.name, Meter()))
 
     def leave(self, token: Token) -> None:
+        """A session of a token is over."""
         self._sessions[token.name] -= 1
         if not self._sessions[token.name]:
             del self._sessions[token.name]  # not its meter: whoever comes back at once is not faster for it

@@ -182,11 +182,10 @@ class Alerts:
         self._provisional[channel] = kept
 
     def _standing(self, rule: Rule, watch: _Watch, channel: int) -> _Count:
-        """The count with what is provisional, for a rule that looks at that."""
+        """The count with what is provisional."""
         count = watch.settled
-        if rule.on == "provisional":
-            for number, segment in sorted(self._provisional[channel].items(), key=lambda item: item[0]):
-                count = count.add(rule, number, segment, rule.value(segment, self._labels))
+        for number, segment in sorted(self._provisional[channel].items(), key=lambda item: item[0]):
+            count = count.add(rule, number, segment, rule.value(segment, self._labels))
         return count
 
 

@@ -22,16 +22,16 @@ def choose_channels(roles: Sequence[str | None], allow_agent: bool) -> list[int]
 
 
 def choose_plan(manifest: Manifest, latency: float | str | None) -> str:
-    """A plan by name, or the slowest (most accurate) one within ``latency`` seconds. Raises ``BadInput`` when
-    there is none."""
+    """A plan by name, or the slowest (most accurate) one within ``latency`` seconds; None: live. Raises ``BadInput``
+    when none is so fast, or it is not for live audio, ``BadModel`` for an unknown name."""
     if latency is None:
         return "live"
     if isinstance(latency, str):
         if manifest.plan(latency).whole:
             raise BadInput(f"Bad latency {latency!r}, expected a plan for live audio: it answers at the end")
         return latency
-    fitting = [name for name, plan in manifest.plans.items() if plan.latency <= latency]
+    live = {name: plan.latency for name, plan in manifest.plans.items() if not plan.whole}
+    fitting = [name for name in live if live[name] <= latency]
     if not fitting:
-        least = min(plan.latency for plan in manifest.plans.values())
-        raise BadInput(f"Bad latency {latency}, expected {least} s or more")
-    return max(fitting, key=lambda name: manifest.plans[name].latency)
+        raise BadInput(f"Bad latency {latency}, expected {min(live.values())} s or more")
+    return max(fitting, key=lambda name: live[name])

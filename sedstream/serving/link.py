@@ -212,7 +212,7 @@ class Link:
         first = self._socket is None
         self._socket, self.ready = socket, ready
         if anew:
-            self._timeline.begin(self._timeline.base, ready["analysed"])
+            self._timeline.begin(ready["analysed"])
         if anew and not first:
             self._unread.append(ready)
         if not first:

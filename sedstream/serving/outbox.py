@@ -50,6 +50,7 @@ class Outbox:
 
     @property
     def full(self) -> bool:
+        """More waits than a client that reads would let."""
         return len(self._waiting) > self._limit
 
     def put(self, letter: Letter) -> None:

@@ -9,9 +9,9 @@ code.
 code   the connection was closed because                                               resume
 =====  ==============================================================================  =========
 1000   the session is complete: ``session.end`` was sent                               no
-1001   the server goes away without having ended the session                           yes
+1001   the server goes away; after ``session.end`` (``shutdown``) begin anew           yes
 1006   (seen, never sent) the connection broke                                         yes
-1008   the client broke the protocol: an ``error`` says how                            no
+1008   the client broke the protocol: an ``error`` says how; or its token was removed  no
 1009   a message was larger than 1 MiB                                                 no
 1011   the model failed: an ``error`` says how                                         no
 1013   there is no room for a session now                                              no

@@ -63,7 +63,7 @@ class Discarded:
 
 @dataclass(frozen=True, slots=True)
 class Finalize:
-    pass
+    """What was sent so far is to be made final."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    pass
+    """No more audio comes."""
 
 
 Request: TypeAlias = Start | Resume | Audio | Discarded | Finalize | Pause | Continue | Update | Close

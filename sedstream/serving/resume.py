@@ -75,6 +75,7 @@ class Lines:
         return [self._lines[token] for token in self._waiting]
 
     def add(self, line: Line) -> None:
+        """The line's call has begun: its token is known from now on."""
         self._lines[line.token] = line
 
     async def make_room(self, visit: Visit) -> None:

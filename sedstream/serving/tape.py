@@ -127,9 +127,8 @@ class Timeline:
         """Samples that are final on every channel."""
         return round(min(self._ends.values(), default=0.0) * self._rate)
 
-    def begin(self, sample: int, channels: list[int]) -> None:
-        """A session that analyses ``channels`` begins at ``sample``."""
-        self.base = sample
+    def begin(self, channels: list[int]) -> None:
+        """A session that analyses ``channels`` begins at ``base``."""
         self._ends = {channel: self._ends.get(channel, 0.0) for channel in channels}
 
     def place(self, message: dict[str, Any]) -> bool:

@@ -55,6 +55,7 @@ class Token:
     client_secret: str | None = field(default=None, repr=False)
 
     def expired(self, now: datetime) -> bool:
+        """Whether its time is over at ``now``, which has its offset."""
         return self.expires is not None and now >= self.expires
 
 

@@ -49,6 +49,7 @@ class Hub:
         self._watchers.add(watcher)
 
     def leave(self, watcher: Watcher) -> None:
+        """``watcher`` gets nothing more."""
         self._watchers.discard(watcher)
 
 

@@ -1,1 +1,1 @@
-"""Training of a frame head on emotional utterances, with SpeechBrain."""
+"""Training of encoder and head on emotional utterances, with SpeechBrain."""

@@ -39,8 +39,6 @@ BUNDLES = {
     if type(bundle) is Wav2Vec2Bundle  # not its subclasses, which were trained to write down what is said
 }
 """Those that nobody has yet trained for anything but speech itself; all of them under the MIT licence."""
-FILES = ("model.safetensors", "pytorch_model.bin")
-"""Weights in a folder that transformers saved."""
 PLANS = {"live": Plan(250 - 24 - RIGHT, 24, RIGHT), "batch": Plan(150, 480, 50), "whole": Plan(0, 0, 0)}
 """Of a new head: windows of 5 s, with the look-ahead that every frame had when it learned; of 13.6 s; all at once."""
 ALONE = {"width": HEAD["width"], "hidden": HEAD["hidden"], "outputs": 1}
@@ -140,14 +138,14 @@ def _backbone(init: str | Path, quiet: bool) -> tuple[Manifest, dict[str, Tensor
         encoder["heads"] = encoder["width"] // (shape["encoder_embed_dim"] // shape["encoder_num_heads"])
         return _described(path, name, "MIT", encoder, bundle._normalize_waveform), tensors
     folder = Path(init)
-    path = next((p for p in (folder / name for name in FILES) if p.is_file()), folder)
+    path = next((p for p in (folder / name for name in checkpoints.FILES) if p.is_file()), folder)
     if not path.is_file():
         return None
     tensors = checkpoints.convert(checkpoints.read(path))
     encoder = checkpoints.describe(tensors, path.parent / "config.json")
     normalised = checkpoints.normalises(path.parent, encoder)
-    if (path.parent / checkpoints.PREPROCESSOR).is_file():  # it was saved by transformers, whose number this is
-        encoder["epsilon"] = 1e-7
+    if (path.parent / checkpoints.PREPROCESSOR).is_file():  # it was saved by transformers
+        encoder["epsilon"] = checkpoints.EPSILON
     name = folder.resolve().name if folder.is_dir() else folder.name
     return _described(path, name, "unknown", encoder, normalised), tensors
 

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 
 from ..encoders.cached import BEFORE, BEHIND
 from ..grid import HOP
+from ..scoring.labels import EMOTIONS
 from . import labelled
 from .augment import augment
 from .concatenations import Speakers, Targets, pieces, window
 from .corpora import Corpora, load
-from .publish import LABELS
 from .rows import find_table
 
 FRAMES = 384
@@ -42,7 +42,7 @@ class Source:
     split: str = "train"
     clean: bool = False
     without: tuple[str, ...] = ()
-    labels: tuple[str, ...] = LABELS
+    labels: tuple[str, ...] = EMOTIONS
     blind: bool = False
 
 

@@ -21,7 +21,8 @@ from .publish import writing
 from .teacher import Teacher
 
 CHUNKS = ((8, 7), (16, 15), (16, 15), (32, 27), (64, 31), (384, 31))
-"""Chunk and look-ahead that a batch may be trained with: those of the plans, the live one twice."""
+"""Chunk and look-ahead that a batch may be trained with: those of the plans, the live one twice, and one more between
+slow and batch."""
 LIVE = (16, 15)
 
 

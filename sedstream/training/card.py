@@ -23,8 +23,8 @@ Which emotion appears when, for every 20 ms of speech: {labels}, and arousal and
 
 ## Trained on
 
-{hours:g} h of augmented speech (noise, echo, telephone band, level; half of it as it was recorded where a recording
-has several labels, the rest joined of one speaker's utterances), drawn from:
+{hours:g} h of augmented speech (noise, other voices, echo, tone, telephone band, lost packets, level; half of it as it
+was recorded where a recording has several labels, the rest joined of one speaker's utterances), drawn from:
 
 | | train | valid |
 |---|---|---|

@@ -21,6 +21,8 @@ def run(options: argparse.Namespace) -> None:
     if options.hours is not None:
         common["hours"] = options.hours
     if find_table(data) is None:
+        if options.unfreeze:
+            raise BadInput(f"Bad option --unfreeze, expected it with a labels.csv in '{data}'")
         without = tuple(options.without.split(",")) if options.without else ()
         if options.device != "cpu":
             common |= {"rows": MANY, "workers": max(1, cores.count() - 1)}

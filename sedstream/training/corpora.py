@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..grid import HOP, RATE, frames_of
+from ..scoring.labels import EMOTIONS
 from ..speech.settings import VadSettings
 from ..speech.silero import CHUNK, CONTEXT, Silero, new_state
 from ..speech.vad import Segmenter
-from .publish import LABELS, writing
+from .publish import writing
 from .rows import UNKNOWN
 
 COLUMNS = ("path", "corpus", "speaker", "emotion", "label_original", "intensity", "split")
@@ -99,10 +100,10 @@ class Corpora:
 def targets(row: dict[str, str]) -> tuple[int, float, float]:
     """Emotion index, arousal and valence of a row of the index; weak ones, from the category and the intensity."""
     if row["corpus"] in NEUTRAL:
-        return LABELS.index("neutral"), *AFFECT["neutral"]
+        return EMOTIONS.index("neutral"), *AFFECT["neutral"]
     if row["corpus"] == "BAVED":
         return UNKNOWN, LEVELS.get(row["intensity"], np.nan), np.nan
-    emotion = LABELS.index(row["emotion"]) if row["emotion"] in LABELS else UNKNOWN
+    emotion = EMOTIONS.index(row["emotion"]) if row["emotion"] in EMOTIONS else UNKNOWN
     original = row["label_original"].lower()
     arousal, valence = AFFECT.get(original, AFFECT.get(row["emotion"], (np.nan, np.nan)))
     if row["intensity"] == "normal":  # RAVDESS speaks each emotion normally and strongly
@@ -166,6 +167,11 @@ def read_speech(path: Path) -> Speech:
     return samples[first * HOP : last * HOP], flags[first:last]
 
 
+def usable(row: dict[str, str]) -> bool:
+    """Whether a row of the index is speech to learn from: of an emotion, taken as neutral, or with BAVED's arousal."""
+    return bool(row["emotion"]) or row["corpus"] == "BAVED" or row["corpus"] in NEUTRAL
+
+
 def read_audio(path: Path) -> NDArray[np.int16]:
     """A mono 16 kHz file as int16 `[n]`; raises BadInput as `read_speech` does."""
     try:
@@ -192,7 +198,7 @@ def load(data: Path, store: Path, *, workers: int = 2) -> Corpora:
         BadInput: the index or a file cannot be read.
     """
     rows = read_index(data)
-    speech = [row for row in rows if _usable(row)]
+    speech = [row for row in rows if usable(row)]
     noise = [row for row in rows if row["corpus"] in NOISE]
     if not speech:
         raise BadInput(f"Bad data folder '{data}', expected labelled speech in its index.csv")
@@ -224,11 +230,6 @@ def decode(
         frames = frames_of(end - start)
         yield np.asarray(samples[start:end]), flags[frame : frame + frames]
         start, frame = end, frame + frames
-
-
-def _usable(row: dict[str, str]) -> bool:
-    labelled = bool(row["emotion"]) or row["corpus"] == "BAVED"
-    return labelled or row["corpus"] in NEUTRAL
 
 
 def _decode(

@@ -10,7 +10,7 @@ from typing import Any
 from speechbrain.utils.checkpoints import Checkpointer
 
 from ..errors import BadInput
-from ..exports.screen import write_whole
+from ..exports.writing import write_whole
 from .publish import writing
 
 

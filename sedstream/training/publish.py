@@ -14,9 +14,7 @@ from torch import nn
 
 from ..errors import BadInput
 from ..exports.naming import one_line
-from ..exports.screen import check_writable, write_whole
-
-LABELS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
+from ..exports.writing import check_writable, write_whole
 
 Value: TypeAlias = str | int | float | Sequence[float] | Sequence[str]
 Table: TypeAlias = Mapping[str, "Value | Table"]

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..errors import BadInput
-from ..exports.screen import write_whole
+from ..exports.writing import write_whole
 from ..manifest import BASELINE, DEFAULT
+from ..scoring.labels import EMOTIONS
 from ..zoo import device_of
 from . import discriminants, intensity
 from .batches import FRAMES, ROWS, Batch, Batches, Source, read, speakers
@@ -26,7 +27,7 @@ from .brain import Diarizer, Follower, Learner, Schedule, answer
 from .concatenations import NEUTRAL, SHARES, Speakers
 from .interrupted import WholeCheckpointer, claim
 from .objective import baseline, calibrate, concordance, recalls
-from .publish import LABELS, check, publish
+from .publish import check, publish
 from .start import begin, fingerprint
 
 ENCODER: Mapping[str, Any] = {
@@ -59,7 +60,7 @@ SETTINGS: Mapping[str, Any] = {
     "family": "whisper",
     "kind": "cached",
     "licence": "CC-BY-NC-SA-4.0",
-    "labels": LABELS,
+    "labels": EMOTIONS,
     "plans": PLANS,
     "vad": VAD,
     "decoder": DECODER,
@@ -199,7 +200,8 @@ def train(
     ]
     heard = [batch for batches in valid for batch in DataLoader(batches, batch_size=None, num_workers=workers)]
     train_set = _Epochs(source, seed, -(-steps // epochs), counter, rows)
-    loader = DataLoader(train_set, batch_size=None, num_workers=workers, multiprocessing_context=_context(workers))
+    context = "fork" if workers else None
+    loader = DataLoader(train_set, batch_size=None, num_workers=workers, multiprocessing_context=context)
     few: DataLoader[Batch] = DataLoader(heard[::4], batch_size=None)  # type: ignore[arg-type]
     brain.fit(counter, loader, few, progressbar=not quiet)
     best = cast(Learner, brain.average.module.to("cpu").eval())
@@ -240,10 +242,6 @@ class _Epochs(Batches):
         return super().__getitem__(number)
 
 
-def _context(workers: int) -> str | None:
-    return "fork" if workers else None
-
-
 @torch.no_grad()
 def _blend(learner: Learner, start: Learner, share: float) -> None:
     """Move the weights of `learner` by a share of the way towards those of `start`."""
@@ -266,7 +264,7 @@ def class_weights(speakers: Speakers, labels: int) -> Tensor:
 def judge(
     learner: Learner,
     valid: Sequence[Batch],
-    labels: Sequence[str] = LABELS,
+    labels: Sequence[str] = EMOTIONS,
     eager: float = 0.0,
     taught: Collection[int] = (),
     usual: float | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import BadInput
-from ..exports.screen import write_whole
+from ..exports.writing import write_whole
 from ..grid import HOP, RATE
 from ..manifest import DEFAULT, Manifest
 from ..zoo import device_of

@@ -16,7 +16,8 @@ from typing import Any
 
 from ...audio import pcm
 from ...errors import BadInput, BadMessage
-from .call import AGENT, CUSTOMER, MAX_GAP, Audio, Begin, Command, Finish, Gap, bad, inner, parse, word
+from ..choices import AGENT
+from .call import CUSTOMER, MAX_GAP, Audio, Begin, Command, Finish, Gap, bad, inner, parse, word
 
 RATE = 8_000
 ROLES = {"external": CUSTOMER, "internal": AGENT}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import BadMessage
 
-CUSTOMER, AGENT = "customer", "agent"
+CUSTOMER = "customer"
 MAX_TEXT = 65_536
 """Characters of one text message."""
 MAX_GAP = 4 * 3600

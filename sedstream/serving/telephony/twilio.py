@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from ...audio import pcm
 from ...errors import BadMessage
-from .call import AGENT, CUSTOMER, MAX_GAP, Audio, Begin, Command, Finish, Gap, bad, inner, parse, word
+from ..choices import AGENT
+from .call import CUSTOMER, MAX_GAP, Audio, Begin, Command, Finish, Gap, bad, inner, parse, word
 
 RATE, ENCODING = 8_000, "mulaw"
 WAIT = RATE // 2
