@@ -135,6 +135,28 @@ def test_tune(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
     assert gentle["uar"] > 0.8
 
 
+def test_the_start_tells_what_neutral_sounds_like_where_nothing_held_out_is(
+    data: Path, start: Path, tmp_path: Path
+) -> None:
+    """Or a neutral voice would be told against angry ones, and sound angry after some minutes."""
+    voiced = tmp_path / "voiced"
+    shutil.copytree(start, voiced)
+    manifest = voiced / "manifest.toml"
+    manifest.write_text(manifest.read_text() + "\n[voice]\nneutral = [-5.5, -2.25, -0.5]\nafter = 7\n")
+    rows = ["0-angry.wav,,,angry,train", "1-angry.flac,,,angry,valid"]
+    for neutral, expected in (("train", True), ("valid", False)):
+        (folder := tmp_path / neutral).mkdir()
+        for name in ("0-angry.wav", "1-angry.flac", "0-neutral.wav", "1-neutral.flac"):
+            shutil.copy(data / name, folder)
+        more = ["0-neutral.wav,,,neutral,train", f"1-neutral.flac,,,neutral,{neutral}"]
+        write(folder, *rows, *more, header="file,start,end,emotion,split")
+        tune(folder, tmp_path / f"of {neutral}", init=voiced, hours=0.001, workers=0, quiet=True)
+        made = read(tmp_path / f"of {neutral}").voice
+        assert made is not None
+        assert (made.neutral == (-5.5, -2.25, -0.5)) is expected
+        assert made.column == LABELS.index("neutral")
+
+
 def test_what_is_kept_of_the_start(data: Path, start: Path, tmp_path: Path) -> None:
     """A quarter of its weights, unless told."""
     settings = {"init": start, "encoder": ENCODER, "head": HEAD, "settings": {**SETTINGS, "labels": LABELS}}

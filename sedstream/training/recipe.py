@@ -27,6 +27,7 @@ from .concatenations import NEUTRAL, SHARES, Speakers
 from .interrupted import WholeCheckpointer, claim
 from .objective import baseline, calibrate, concordance, recalls
 from .publish import LABELS, check, publish
+from .rows import UNKNOWN
 from .start import begin, fingerprint
 
 ENCODER: Mapping[str, Any] = {
@@ -92,6 +93,7 @@ def train(
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
     temperature: float | None = None,
+    voice: Sequence[float] | None = None,
     kept: float | None = None,
     eager: float | None = None,
     known: discriminants.Known | None = None,
@@ -120,6 +122,8 @@ def train(
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         temperature: of the model, where the valid split lacks an emotion that is taught, and so cannot tell it; None:
             it can tell that of the others.
+        voice: what voices say where they sound neutral, where the valid split has nothing neutral; None: the model then
+            learns nothing of a voice.
         kept: share of the model that it goes on from in the weights that are published, 0 to 1; None: `KEPT`, or 0 if
             the encoder learns from what it follows alone.
         eager: nats that neutral, the first label, loses beside the calibration; None: `EAGER`, or none if the start has
@@ -220,8 +224,8 @@ def train(
         "encoder": encoder,
         "head": {key: value for key, value in head.items() if key != "dropout"},
     }
-    if "neutral" in report:
-        table["voice"] = {"neutral": report["neutral"], "after": AFTER}
+    if usual := report.get("neutral", voice):
+        table["voice"] = {"neutral": list(usual), "after": AFTER}
     publish(out, table, best.encoder, best.head)
     report["minutes"] = round((time.monotonic() - began) / 60, 1)
     write_whole(work / "report.json", json.dumps(report, indent=1).encode())
@@ -272,7 +276,7 @@ def judge(
     usual: float | None = None,
 ) -> dict[str, Any]:
     """Calibrate a learner on the trained frames of batches; its recalls, their mean, concordances and the temperature,
-    and if there is a label of that name, what voices say where they sound neutral.
+    and, if some of the frames are neutral, what voices say where they sound so: those of angry voices are no measure.
 
     The offsets of the calibration, neutral's less `eager`, are added to the head's last bias. Where not all emotions
     that were `taught` occur there are none, and the temperature is the `usual` one, if there is one.
@@ -284,7 +288,8 @@ def judge(
     weight = torch.cat([batch.weight.flatten() for batch in valid])
     known = (emotion >= 0) & (weight > 0)
     logits = logits[known].clone()
-    if usual is None or set(taught) <= set(emotion[known].tolist()):
+    heard = set(emotion[known].tolist())
+    if usual is None or set(taught) <= heard:
         temperature, offset = calibrate(logits, emotion[known], weight[known])
     else:
         temperature, offset = usual, torch.zeros(logits.shape[-1])
@@ -295,7 +300,8 @@ def judge(
         learner.head.emotion.bias.add_(temperature * offset)
     recall = recalls(logits + temperature * offset, emotion[known])
     scores = (logits / temperature + offset).log_softmax(-1)
-    voices = {"neutral": baseline(scores, labels.index(BASELINE))} if BASELINE in labels else {}
+    neutral = labels.index(BASELINE) if BASELINE in labels else UNKNOWN
+    voices = {"neutral": baseline(scores, neutral)} if neutral in heard else {}
     return {
         "recall": {label: round(float(r), 4) for label, r in zip(labels, recall, strict=True)},
         "uar": round(float(recall.nanmean()), 4),

@@ -106,6 +106,7 @@ def tune(
         settings=_settings(start),
         learner=learner,
         temperature=start.temperature,
+        voice=None if start.voice is None else start.voice.neutral,
         eager=0,  # the start has it, or its labels are a user's, of which the first may be any
         quiet=quiet,
         **(rates | schedule),
