@@ -90,7 +90,7 @@ class Manifest:
         """Those of its labels, in its order; None: all. Raises ``BadInput`` for unknown ones or fewer than two."""
         if labels is None:
             return self.labels
-        labels = [labels] if isinstance(labels, str) else labels
+        labels = [labels] if isinstance(labels, str) else list(labels)
         for label in labels:
             if label not in self.labels:
                 raise BadInput(f"Bad label {label!r}, expected some of {', '.join(self.labels)}")

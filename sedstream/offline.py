@@ -248,7 +248,8 @@ class Run:
     ) -> None:
         check(model.manifest, plan, labels, channels, roles)
         count = 2 if channels == "split" and width == 2 else 1
-        roles = [roles] if isinstance(roles, str) else roles
+        if roles is not None:  # a column of a table too, which is neither true nor false
+            roles = [roles] if isinstance(roles, str) else [str(role) for role in roles]
         if roles is not None and len(roles) != count:
             raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name
