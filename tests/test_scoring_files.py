@@ -8,6 +8,7 @@ from codecs import BOM_UTF16_BE
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import parselmouth.praat
@@ -372,6 +373,14 @@ def test_bad_collar(put: Put, collar: float) -> None:
         score(path, path, collar=collar)
 
 
+@pytest.mark.parametrize("collar", [np.float32(0.25), np.float64(0.25), np.int64(1)])
+def test_a_collar_of_numpy(put: Put, collar: Any) -> None:
+    path = put("x.csv", "start,end,emotion\n0,1,sad\n1,4,happy\n")
+    report, plain = score(path, path, collar=collar), score(path, path, collar=float(collar))
+    assert json.dumps(report.to_dict()) == json.dumps(plain.to_dict())
+    assert report.table() == plain.table()
+
+
 def test_labels_and_mapping(put: Put) -> None:
     path = put("x.csv", "start,end,emotion\n0,1,Excited\n1,2,n\n2,3,silence\n3,4,Joy\n")
     with pytest.raises(BadInput, match="Bad emotion 'Excited' in .* line 2, expected one of neutral, happy, sad"):
@@ -382,6 +391,9 @@ def test_labels_and_mapping(put: Put) -> None:
     assert [span.emotion for span in found] == ["excited", "neutral", "happy"]
     with pytest.raises(BadInput, match="Bad emotion 'Joy' in .* line 5, expected one of neutral, excited"):
         read(path, labels=["excited"])
+    with pytest.raises(BadInput, match="Bad emotion 'Joy' in .* line 5, expected one of neutral, excited"):
+        read(path, labels="excited")  # one, not its letters
+    assert read(path, labels=np.array(["happy", "excited"]))["x"].spans == tuple(found)
     with pytest.raises(BadInput, match="Bad mapping 'excited=thrilled', expected one of neutral, happy"):
         read(path, mapping={"excited": "thrilled"})
 
