@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import audformat
 import numpy as np
+import pandas
 import pytest
 import soundfile
 import torch
@@ -379,6 +381,17 @@ def test_rows(tmp_path: Path) -> None:
     assert (five.line, five.channel, five.speaker) == (8, 1, "Eve\u2028or\x85Ann")
     table.write_bytes(table.read_bytes().replace(b"\n", b"\r"))
     assert [row.line for row in read_rows(table, LABELS)] == [2, 4, 5, 7, 8]
+
+
+def test_a_table_of_audformat(tmp_path: Path) -> None:
+    """Labels of whole recordings, whose starts pandas writes as days without hours."""
+    index = audformat.utils.to_segmented_index(audformat.filewise_index(["a.wav", "b.wav"]), allow_nat=True)
+    pandas.Series(["angry", "neutral"], index, name="emotion").to_csv(tmp_path / "labels.csv")
+    rows = read_rows(tmp_path / "labels.csv", LABELS)
+    assert [(row.file, row.start, row.end, row.emotion) for row in rows] == [
+        ("a.wav", 0, None, 0),
+        ("b.wav", 0, None, 2),
+    ]
 
 
 def test_times_are_those_of_the_nearest_frames(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import audformat
 import numpy as np
+import pandas
 import parselmouth.praat
 import pytest
 import soundfile
@@ -396,6 +398,25 @@ def test_labels_and_mapping(put: Put) -> None:
     assert read(path, labels=np.array(["happy", "excited"]))["x"].spans == tuple(found)
     with pytest.raises(BadInput, match="Bad mapping 'excited=thrilled', expected one of neutral, happy"):
         read(path, mapping={"excited": "thrilled"})
+
+
+def test_tables_of_audformat(put: Put) -> None:
+    """A column of whole days, as one of zeros is, has no hours."""
+    seconds = [("0s", "1.5s"), ("0s", "86401s")], [("0s", "86400s"), ("0s", "172800s")], [("1.25s", "2s"), ("2s", "3s")]
+    for times in seconds:
+        starts, ends = zip(*times, strict=True)
+        index = audformat.segmented_index(["a.wav", "b.wav"], starts, ends)
+        path = put("x.csv", pandas.Series(["sad", "happy"], index, name="emotion").to_csv())
+        spans = [recording.spans[0] for recording in read(path).values()]
+        expected = [tuple(pandas.Timedelta(time).value for time in pair) for pair in times]
+        assert [(span.start, span.end) for span in spans] == expected
+
+
+@pytest.mark.parametrize("time", ["0 days 1", "days", "1 day 00:00", "", "00:00"])
+def test_times_that_are_none(put: Put, time: str) -> None:
+    path = put("x.csv", f"start,end,emotion\n{time},1,sad\n")
+    with pytest.raises(BadInput, match="Bad span"):
+        read(path)
 
 
 def test_channels_of_rttm_count_from_one(put: Put) -> None:
