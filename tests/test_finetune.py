@@ -156,7 +156,7 @@ def test_the_start_tells_what_neutral_sounds_like_where_nothing_held_out_is(
         made = read(tmp_path / f"of {neutral}").voice
         assert made is not None
         assert (made.neutral == (-5.5, -2.25, -0.5)) is expected
-        assert made.column == LABELS.index("neutral")
+        assert (made.after, made.column) == (7, LABELS.index("neutral"))
 
 
 def test_what_is_kept_of_the_start(data: Path, start: Path, tmp_path: Path) -> None:

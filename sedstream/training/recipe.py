@@ -14,6 +14,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..decoding.settings import VoiceSettings
 from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..errors import BadInput
@@ -93,7 +94,7 @@ def train(
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
     temperature: float | None = None,
-    voice: Sequence[float] | None = None,
+    voice: VoiceSettings | None = None,
     kept: float | None = None,
     eager: float | None = None,
     known: discriminants.Known | None = None,
@@ -122,8 +123,8 @@ def train(
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         temperature: of the model, where the valid split lacks an emotion that is taught, and so cannot tell it; None:
             it can tell that of the others.
-        voice: what voices say where they sound neutral, where the valid split has nothing neutral; None: the model then
-            learns nothing of a voice.
+        voice: how soon a voice counts, and what voices say where they sound neutral, if the valid split has nothing
+            neutral; None: `AFTER`, and the model then learns nothing of a voice.
         kept: share of the model that it goes on from in the weights that are published, 0 to 1; None: `KEPT`, or 0 if
             the encoder learns from what it follows alone.
         eager: nats that neutral, the first label, loses beside the calibration; None: `EAGER`, or none if the start has
@@ -224,8 +225,8 @@ def train(
         "encoder": encoder,
         "head": {key: value for key, value in head.items() if key != "dropout"},
     }
-    if usual := report.get("neutral", voice):
-        table["voice"] = {"neutral": list(usual), "after": AFTER}
+    if usual := report.get("neutral", voice and list(voice.neutral)):
+        table["voice"] = {"neutral": usual, "after": voice.after if voice else AFTER}
     publish(out, table, best.encoder, best.head)
     report["minutes"] = round((time.monotonic() - began) / 60, 1)
     write_whole(work / "report.json", json.dumps(report, indent=1).encode())
