@@ -81,8 +81,8 @@ class AnswerFolder:
         # Before anything is touched: where a setting changes, what stands there is of no use.
         check(manifest, **settings)
         keep = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
-        weights = {"model": manifest.name, "version": manifest.version, "weights": manifest.sha256}
-        self._asked = weights | keep
+        told = {"model": manifest.name, "version": manifest.version}
+        self._asked = told | {"weights": manifest.sha256, "manifest": manifest.settings} | keep
         self._check_names()
         self._journal = self._read_journal()
         self._owners: dict[Path, str] = {}  # the file in the journal whose answers have a name

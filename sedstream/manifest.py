@@ -3,12 +3,13 @@ model."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from hashlib import file_digest
+from dataclasses import asdict, dataclass, fields
+from hashlib import file_digest, sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ BASELINE = "neutral"
 """The label against which the others of a voice are told."""
 SUMS = "SHA256SUMS"
 """Beside the weights that were pulled: what they were then, as the program sha256sum writes it."""
+BESIDE = ("folder", "name", "version", "licence", "files")
+"""What a manifest says that changes no answer."""
 KINDS = ("windowed", "cached")
 """A windowed encoder reads a block with its context anew each time; a cached one remembers, and reads it once."""
 COLDEST, HOTTEST = 0.001, 1000.0
@@ -72,6 +75,12 @@ class Manifest:
         return "+".join(self.digest(file) for file in self.files)
 
     @property
+    def settings(self) -> str:
+        """The sha256 of all that answers depend on beside the weights."""
+        told = {name: value for name, value in asdict(self).items() if name not in BESIDE}
+        return sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
     def pulled(self) -> bool:
         """Whether all files are there."""
         return all(file.path.is_file() for file in self.files)
@@ -90,7 +99,7 @@ class Manifest:
         """Those of its labels, in its order; None: all. Raises ``BadInput`` for unknown ones or fewer than two."""
         if labels is None:
             return self.labels
-        labels = [labels] if isinstance(labels, str) else labels
+        labels = [labels] if isinstance(labels, str) else list(labels)
         for label in labels:
             if label not in self.labels:
                 raise BadInput(f"Bad label {label!r}, expected some of {', '.join(self.labels)}")

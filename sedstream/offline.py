@@ -131,7 +131,7 @@ class Diarization:
         from .exports.plot import figure
 
         if samples is None and self.file:
-            samples, rate = _waveform(open_recording(self.file))
+            return figure(self, *_waveform(open_recording(self.file), mixed=len(self.tracks) == 1))
         return figure(self, None if samples is None else as_floats(samples), rate)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -250,7 +250,8 @@ class Run:
     ) -> None:
         check(model.manifest, plan, labels, channels, roles)
         count = 2 if channels == "split" and width == 2 else 1
-        roles = [roles] if isinstance(roles, str) else roles
+        if roles is not None:  # a column of a table too, which is neither true nor false
+            roles = [roles] if isinstance(roles, str) else [str(role) for role in roles]
         if roles is not None and len(roles) != count:
             raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name
@@ -310,20 +311,21 @@ class Run:
         return Frames(probs, affect[:, 0], affect[:, 1], speech)
 
 
-def _waveform(recording: Recording) -> tuple[Array, int]:
-    """What a picture can show of a recording ``[n, channels]``, and its rate: least and greatest sample of each 10
-    ms."""
+def _waveform(recording: Recording, mixed: bool) -> tuple[Array, float]:
+    """What a picture can show of a recording ``[n, channels]``, or of its mix ``[n, 1]``, and its rate: least and
+    greatest sample of each 10 ms, or a little less."""
     step = recording.rate // 100
-    rest = np.empty((0, recording.channels), np.float32)
+    width = 1 if mixed else recording.channels
+    rest = np.empty((0, width), np.float32)
     parts = []
     for block in recording.blocks():
-        rest = np.concatenate([rest, block])
+        rest = np.concatenate([rest, mix(block)[:, None] if mixed else block])
         whole = len(rest) // step * step
-        pieces = rest[:whole].reshape(-1, step, recording.channels)
-        parts.append(np.stack([pieces.min(axis=1), pieces.max(axis=1)], axis=1).reshape(-1, recording.channels))
+        pieces = rest[:whole].reshape(-1, step, width)
+        parts.append(np.stack([pieces.min(axis=1), pieces.max(axis=1)], axis=1).reshape(-1, width))
         rest = rest[whole:]
     parts += [rest.min(axis=0, keepdims=True), rest.max(axis=0, keepdims=True)] if len(rest) else []
-    return np.concatenate(parts), round(2 * recording.rate / step)
+    return np.concatenate(parts), 2 * recording.rate / step
 
 
 def mix(block: Array) -> Array:

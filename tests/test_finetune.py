@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import audformat
 import numpy as np
+import pandas
 import pytest
 import soundfile
 import torch
@@ -133,6 +135,28 @@ def test_tune(data: Path, start: Path, tmp_path: Path, clip: Path) -> None:
     # Small rates and little of it, as it is by default, change little.
     gentle = tune(data, tmp_path / "gentle", init=out, hours=0.05, workers=0, quiet=True)
     assert gentle["uar"] > 0.8
+
+
+def test_the_start_tells_what_neutral_sounds_like_where_nothing_held_out_is(
+    data: Path, start: Path, tmp_path: Path
+) -> None:
+    """Or a neutral voice would be told against angry ones, and sound angry after some minutes."""
+    voiced = tmp_path / "voiced"
+    shutil.copytree(start, voiced)
+    manifest = voiced / "manifest.toml"
+    manifest.write_text(manifest.read_text() + "\n[voice]\nneutral = [-5.5, -2.25, -0.5]\nafter = 7\n")
+    rows = ["0-angry.wav,,,angry,train", "1-angry.flac,,,angry,valid"]
+    for neutral, expected in (("train", True), ("valid", False)):
+        (folder := tmp_path / neutral).mkdir()
+        for name in ("0-angry.wav", "1-angry.flac", "0-neutral.wav", "1-neutral.flac"):
+            shutil.copy(data / name, folder)
+        more = ["0-neutral.wav,,,neutral,train", f"1-neutral.flac,,,neutral,{neutral}"]
+        write(folder, *rows, *more, header="file,start,end,emotion,split")
+        tune(folder, tmp_path / f"of {neutral}", init=voiced, hours=0.001, workers=0, quiet=True)
+        made = read(tmp_path / f"of {neutral}").voice
+        assert made is not None
+        assert (made.neutral == (-5.5, -2.25, -0.5)) is expected
+        assert (made.after, made.column) == (7, LABELS.index("neutral"))
 
 
 def test_what_is_kept_of_the_start(data: Path, start: Path, tmp_path: Path) -> None:
@@ -357,6 +381,17 @@ def test_rows(tmp_path: Path) -> None:
     assert (five.line, five.channel, five.speaker) == (8, 1, "Eve\u2028or\x85Ann")
     table.write_bytes(table.read_bytes().replace(b"\n", b"\r"))
     assert [row.line for row in read_rows(table, LABELS)] == [2, 4, 5, 7, 8]
+
+
+def test_a_table_of_audformat(tmp_path: Path) -> None:
+    """Labels of whole recordings, whose starts pandas writes as days without hours."""
+    index = audformat.utils.to_segmented_index(audformat.filewise_index(["a.wav", "b.wav"]), allow_nat=True)
+    pandas.Series(["angry", "neutral"], index, name="emotion").to_csv(tmp_path / "labels.csv")
+    rows = read_rows(tmp_path / "labels.csv", LABELS)
+    assert [(row.file, row.start, row.end, row.emotion) for row in rows] == [
+        ("a.wav", 0, None, 0),
+        ("b.wav", 0, None, 2),
+    ]
 
 
 def test_times_are_those_of_the_nearest_frames(tmp_path: Path) -> None:

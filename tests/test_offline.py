@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import soundfile
 from numpy.typing import NDArray
@@ -54,6 +55,20 @@ def test_frames_of_two_channels_and_of_none(model: Model, speech: Array) -> None
     with pytest.raises(BadInput, match="were not kept"):
         _ = bare.frames
     assert bare.tracks[0].role == "customer"
+
+
+def test_labels_and_roles_from_a_table(model: Model, clip: Path) -> None:
+    """A column is neither true nor false, what is in it is not what it holds, and an array holds no plain texts."""
+    samples, rate = soundfile.read(clip, dtype="float32", frames=48_000)
+    stereo = np.stack([samples, samples], axis=1)
+    settings: dict[str, Any] = {"labels": ["neutral", "angry"], "channels": "split", "roles": ["customer", "agent"]}
+    told = sedstream.diarize(stereo, rate=rate, model=model, **settings)
+    table = pandas.DataFrame({"emotion": settings["labels"], "role": settings["roles"]})
+    for column in (table["role"], table["role"].to_numpy(), np.array(settings["roles"])):
+        settings |= {"labels": table["emotion"], "roles": column}
+        found = sedstream.diarize(stereo, rate=rate, model=model, **settings)
+        assert found == told
+        assert repr(found.tracks[0]) == repr(told.tracks[0])
 
 
 def test_dataframe(model: Model, clip: Path) -> None:

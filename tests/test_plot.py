@@ -381,3 +381,24 @@ def test_less_than_a_hundredth_of_a_second(tmp_path: Path, model: Model) -> None
     path = tmp_path / "short.wav"
     soundfile.write(path, np.full(60, 0.5), 8000)
     assert sedstream.diarize(path, model=model).plot().axes
+
+
+def waveform(figure: Figure) -> NDArray[np.float64]:
+    return np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
+
+
+@pytest.mark.parametrize("rate", [11_025, 22_050, 44_100])
+def test_a_waveform_that_is_read_again_stands_where_it_is_heard(
+    rate: int, tmp_path: Path, model: Model, clip: Path
+) -> None:
+    """Also where 10 ms are no whole number of samples; and it is that of the mix, if the mix was heard."""
+    spoken, _ = soundfile.read(clip, dtype="float32", frames=16_000 * 8)
+    samples = np.repeat(spoken, 6)[: 60 * rate // 2 * 2, None] * np.array([[0.1, -0.1]], np.float32)
+    samples[-rate // 50] = 0.9  # in both
+    soundfile.write(path := tmp_path / "call.wav", samples, rate, subtype="FLOAT")
+    call = sedstream.diarize(path, model=model, plan="live", frames=False)
+    again, given = waveform(call.plot()), waveform(call.plot(samples, rate))
+    place = (len(samples) - rate // 50) / rate
+    assert again[np.argmax(again[:, 1])] == pytest.approx([place, 0.9], abs=0.02)
+    quiet = again[:, 0] < place - 1
+    assert np.abs(again[quiet, 1]).max() == np.abs(given[given[:, 0] < place - 1, 1]).max() == 0

@@ -30,6 +30,7 @@ from PIL import Image
 
 import sedstream
 from sedstream import progress
+from sedstream.decoding.settings import DecoderSettings
 from sedstream.errors import BadInput, SedstreamError, Unavailable
 from sedstream.exports import formats, plot
 from sedstream.folders import AnswerFolder, Totals
@@ -223,6 +224,13 @@ def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
     files = tuple(replace(file, sha256="0" * 64) for file in model.manifest.files)
     other = Model(replace(model.manifest, files=files), model.network, model.device)
     assert answer(calls, out, other, labels=["neutral", "angry"], plan="live").done == 4  # other weights
+    for change in ({"temperature": 1.5}, {"voice": None}, {"decoder": DecoderSettings(switch=1)}):
+        other = Model(replace(model.manifest, **change), model._network, model.device)  # another manifest
+        anew = tmp_path / next(iter(change))
+        assert answer(calls, out, other).done == answer(calls, anew, other).done == 4
+        assert (anew / "a.jsonl").read_bytes() == (out / "a.jsonl").read_bytes()
+    moved = replace(other.manifest, folder=tmp_path, licence="another one")
+    assert answer(calls, out, Model(moved, model._network, model.device)).skipped == 4
     assert answer(calls, out, model, ["jsonl", "rttm"]).done == 4
     assert answer(calls, out, model, ["rttm"]).skipped == 4  # they are there
     assert (out / "a.jsonl").is_file()

@@ -8,8 +8,11 @@ from codecs import BOM_UTF16_BE
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import audformat
 import numpy as np
+import pandas
 import parselmouth.praat
 import pytest
 import soundfile
@@ -372,6 +375,14 @@ def test_bad_collar(put: Put, collar: float) -> None:
         score(path, path, collar=collar)
 
 
+@pytest.mark.parametrize("collar", [np.float32(0.25), np.float64(0.25), np.int64(1)])
+def test_a_collar_of_numpy(put: Put, collar: Any) -> None:
+    path = put("x.csv", "start,end,emotion\n0,1,sad\n1,4,happy\n")
+    report, plain = score(path, path, collar=collar), score(path, path, collar=float(collar))
+    assert json.dumps(report.to_dict()) == json.dumps(plain.to_dict())
+    assert report.table() == plain.table()
+
+
 def test_labels_and_mapping(put: Put) -> None:
     path = put("x.csv", "start,end,emotion\n0,1,Excited\n1,2,n\n2,3,silence\n3,4,Joy\n")
     with pytest.raises(BadInput, match="Bad emotion 'Excited' in .* line 2, expected one of neutral, happy, sad"):
@@ -382,8 +393,30 @@ def test_labels_and_mapping(put: Put) -> None:
     assert [span.emotion for span in found] == ["excited", "neutral", "happy"]
     with pytest.raises(BadInput, match="Bad emotion 'Joy' in .* line 5, expected one of neutral, excited"):
         read(path, labels=["excited"])
+    with pytest.raises(BadInput, match="Bad emotion 'Joy' in .* line 5, expected one of neutral, excited"):
+        read(path, labels="excited")  # one, not its letters
+    assert read(path, labels=np.array(["happy", "excited"]))["x"].spans == tuple(found)
     with pytest.raises(BadInput, match="Bad mapping 'excited=thrilled', expected one of neutral, happy"):
         read(path, mapping={"excited": "thrilled"})
+
+
+def test_tables_of_audformat(put: Put) -> None:
+    """A column of whole days, as one of zeros is, has no hours."""
+    seconds = [("0s", "1.5s"), ("0s", "86401s")], [("0s", "86400s"), ("0s", "172800s")], [("1.25s", "2s"), ("2s", "3s")]
+    for times in seconds:
+        starts, ends = zip(*times, strict=True)
+        index = audformat.segmented_index(["a.wav", "b.wav"], starts, ends)
+        path = put("x.csv", pandas.Series(["sad", "happy"], index, name="emotion").to_csv())
+        spans = [recording.spans[0] for recording in read(path).values()]
+        expected = [tuple(pandas.Timedelta(time).value for time in pair) for pair in times]
+        assert [(span.start, span.end) for span in spans] == expected
+
+
+@pytest.mark.parametrize("time", ["0 days 1", "days", "1 day 00:00", "", "00:00"])
+def test_times_that_are_none(put: Put, time: str) -> None:
+    path = put("x.csv", f"start,end,emotion\n{time},1,sad\n")
+    with pytest.raises(BadInput, match="Bad span"):
+        read(path)
 
 
 def test_channels_of_rttm_count_from_one(put: Put) -> None:

@@ -701,7 +701,8 @@ def test_a_training_goes_on_from_no_other(data: Path, checkpoint: Path, tmp_path
 
 
 def test_calibration_by_one_emotion() -> None:
-    """Held-out speech that lacks an emotion cannot tell a temperature for all: the usual one stays."""
+    """Held-out speech that lacks an emotion cannot tell a temperature for all: the usual one stays. Nor can it tell
+    what voices say where they sound neutral, if it has nothing neutral."""
     torch.manual_seed(0)
     learner = Learner(CachedEncoder(**ENCODER), CachedHead(labels=2, **{**HEAD, "experts": 0})).eval()
     samples = torch.randn(1, (BEFORE + 96 + BEHIND) * HOP) * 0.1
@@ -712,3 +713,5 @@ def test_calibration_by_one_emotion() -> None:
     assert report["temperature"] == 1.7
     assert torch.equal(learner.head.emotion.bias, before)
     assert judge(learner, [batch], ("neutral", "angry"), 0.0, {1}, 1.7)["temperature"] != 1.7
+    assert "neutral" not in report
+    assert len(judge(learner, [batch], ("angry", "neutral"))["neutral"]) == 2

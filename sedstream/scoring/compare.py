@@ -67,7 +67,7 @@ def compare(tracks: Sequence[Track], *, collar: float = 0.0, silence: bool = Tru
     files = _by((track.file for track in tracks), errors)
     duration = sum(track.duration for track in tracks)
     return Report(
-        collar=collar,
+        collar=unscored / SECOND,
         silence=silence,
         tracks=len(tracks),
         seconds=duration / SECOND,

@@ -24,8 +24,8 @@ NOBODY = frozenset({"<NA>", "unknown"})
 
 REQUIRED = ("start", "end", "emotion")
 
-TIMEDELTA = re.compile(r"(?:(\d+) days? )?(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-"""``0 days 00:00:01.520000``, as audformat writes times."""
+TIMEDELTA = re.compile(r"(?=.)(?:(\d+) days?(?: |$))?(?:(\d+):(\d\d):(\d\d(?:\.\d+)?))?")
+"""``0 days 00:00:01.520000``, as audformat writes times, and ``0 days``, if all of a column are whole days."""
 
 
 def rttm(file: Path, text: str, sheet: Sheet) -> None:
@@ -203,7 +203,7 @@ def seconds_of(value: Any) -> Any:
     if found is None:
         return value
     days, hours, minutes, seconds = found.groups()
-    return ((int(days or 0) * 24 + int(hours)) * 60 + int(minutes)) * 60 + float(seconds)
+    return ((int(days or 0) * 24 + int(hours or 0)) * 60 + int(minutes or 0)) * 60 + float(seconds or 0)
 
 
 def _word(value: Any) -> str:

@@ -53,7 +53,8 @@ def vocabulary(labels: Sequence[str] | None = None, mapping: Mapping[str, str] |
 
     Raises ``BadInput`` for a mapping to what is not among the labels.
     """
-    names = [name.strip().lower() for name in labels] if labels else list(EMOTIONS)
+    told = [labels] if isinstance(labels, str) else [] if labels is None else list(labels)
+    names = [name.strip().lower() for name in told] or list(EMOTIONS)
     names = [ALIASES.get(name, name) for name in names]
     allowed = tuple(dict.fromkeys([NEUTRAL, *names]))
     plain = Vocabulary(allowed, {})

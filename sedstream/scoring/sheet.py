@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 from ..errors import BadInput
 from .labels import Vocabulary
@@ -163,7 +164,7 @@ def _parts(file: str) -> list[str]:
 
 def ticks(seconds: object) -> int | None:
     """Nanoseconds; None for what is no finite number of them."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
+    if isinstance(seconds, bool) or not isinstance(seconds, Real | str):
         return None
     try:
         value = float(seconds) * SECOND

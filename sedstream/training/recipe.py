@@ -14,6 +14,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..decoding.settings import VoiceSettings
 from ..encoders.cached import CachedEncoder
 from ..encoders.heads import CachedHead
 from ..errors import BadInput
@@ -28,6 +29,7 @@ from .concatenations import NEUTRAL, SHARES, Speakers
 from .interrupted import WholeCheckpointer, claim
 from .objective import baseline, calibrate, concordance, recalls
 from .publish import check, publish
+from .rows import UNKNOWN
 from .start import begin, fingerprint
 
 ENCODER: Mapping[str, Any] = {
@@ -93,6 +95,7 @@ def train(
     settings: Mapping[str, Any] = SETTINGS,
     learner: Learner | None = None,
     temperature: float | None = None,
+    voice: VoiceSettings | None = None,
     kept: float | None = None,
     eager: float | None = None,
     known: discriminants.Known | None = None,
@@ -121,6 +124,8 @@ def train(
         learner: what is to learn, already filled, where that is not a cached model; `init` and `follow` do not count.
         temperature: of the model, where the valid split lacks an emotion that is taught, and so cannot tell it; None:
             it can tell that of the others.
+        voice: how soon a voice counts, and what voices say where they sound neutral, if the valid split has nothing
+            neutral; None: `AFTER`, and the model then learns nothing of a voice.
         kept: share of the model that it goes on from in the weights that are published, 0 to 1; None: `KEPT`, or 0 if
             the encoder learns from what it follows alone.
         eager: nats that neutral, the first label, loses beside the calibration; None: `EAGER`, or none if the start has
@@ -222,8 +227,8 @@ def train(
         "encoder": encoder,
         "head": {key: value for key, value in head.items() if key != "dropout"},
     }
-    if "neutral" in report:
-        table["voice"] = {"neutral": report["neutral"], "after": AFTER}
+    if usual := report.get("neutral", voice and list(voice.neutral)):
+        table["voice"] = {"neutral": usual, "after": voice.after if voice else AFTER}
     publish(out, table, best.encoder, best.head)
     report["minutes"] = round((time.monotonic() - began) / 60, 1)
     write_whole(work / "report.json", json.dumps(report, indent=1).encode())
@@ -270,7 +275,7 @@ def judge(
     usual: float | None = None,
 ) -> dict[str, Any]:
     """Calibrate a learner on the trained frames of batches; its recalls, their mean, concordances and the temperature,
-    and if there is a label of that name, what voices say where they sound neutral.
+    and, if some of the frames are neutral, what voices say where they sound so: those of angry voices are no measure.
 
     The offsets of the calibration, neutral's less `eager`, are added to the head's last bias. Where not all emotions
     that were `taught` occur there are none, and the temperature is the `usual` one, if there is one.
@@ -282,7 +287,8 @@ def judge(
     weight = torch.cat([batch.weight.flatten() for batch in valid])
     known = (emotion >= 0) & (weight > 0)
     logits = logits[known].clone()
-    if usual is None or set(taught) <= set(emotion[known].tolist()):
+    heard = set(emotion[known].tolist())
+    if usual is None or set(taught) <= heard:
         temperature, offset = calibrate(logits, emotion[known], weight[known])
     else:
         temperature, offset = usual, torch.zeros(logits.shape[-1])
@@ -293,7 +299,8 @@ def judge(
         learner.head.emotion.bias.add_(temperature * offset)
     recall = recalls(logits + temperature * offset, emotion[known])
     scores = (logits / temperature + offset).log_softmax(-1)
-    voices = {"neutral": baseline(scores, labels.index(BASELINE))} if BASELINE in labels else {}
+    neutral = labels.index(BASELINE) if BASELINE in labels else UNKNOWN
+    voices = {"neutral": baseline(scores, neutral)} if neutral in heard else {}
     return {
         "recall": {label: round(float(r), 4) for label, r in zip(labels, recall, strict=True)},
         "uar": round(float(recall.nanmean()), 4),

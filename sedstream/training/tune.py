@@ -48,9 +48,9 @@ def tune(
 ) -> dict[str, Any]:
     """Fine-tune a model on a labelled folder; goes on where it was interrupted.
 
-    Labels, plans, VAD and decoder remain those of the start; a start without a head for frames gets one, for the
-    emotions that the labels name. `out` gets manifest.toml, the weights, metrics.json and CARD.md; its name is the
-    model's.
+    Labels, plans, VAD, decoder and how soon a voice counts remain those of the start; a start without a head for frames
+    gets one, for the emotions that the labels name. `out` gets manifest.toml, the weights, metrics.json and CARD.md;
+    its name is the model's.
 
     Args:
         data: folder with labels.csv and the recordings that it names (see `rows` and `labelled`).
@@ -106,6 +106,7 @@ def tune(
         settings=_settings(start),
         learner=learner,
         temperature=start.temperature,
+        voice=start.voice,
         eager=0,  # the start has it, or its labels are a user's, of which the first may be any
         quiet=quiet,
         **(rates | schedule),
