@@ -3,6 +3,7 @@ platform that breaks off, lies or is not let in gets."""
 
 import asyncio
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -18,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
-from wire import check
+from wire import check, get
 
 import sedstream
 from sedstream.audio import pcm
@@ -619,6 +620,42 @@ def test_a_silent_connection_is_closed(model: Model) -> None:
             return await reader.read(), await speak(url + "/v1/twilio", silent)
 
     assert asyncio.run(run()) == (b"", (4010, "nothing was sent for too long"))
+
+
+def test_calls_of_platforms_are_counted_by_how_they_ended(model: Model, coded: bytes) -> None:
+    """Who says nothing more, breaks off or sends nonsense has not asked for the end of its call."""
+
+    async def run() -> tuple[list[str], str]:
+        async with (
+            serving(model, idle_seconds=2, resume_seconds=0.1) as (server, url),
+            Asterisk(server, "127.0.0.1", 0) as asterisk,
+        ):
+
+            async def bring() -> None:
+                said = twilio({"inbound": coded[0:16_000:2]})
+                for messages in (said, [*said[:9], said[1]], said[:9]):  # whole, begun twice, silent
+                    await speak(url + "/v1/twilio", messages)
+                    await until(lambda: not server.sessions)
+                client = Genesys()
+                for path, texts in (("twilio", [*map(json.dumps, said[:9])]), ("audiohook", [client.open(offer())])):
+                    async with connect(f"{url}/v1/{path}") as socket:
+                        for text in texts:
+                            await socket.send(text)
+                        await until(lambda: bool(server.sessions))
+                        socket.transport.abort()
+                    await until(lambda: not server.sessions)
+                _, writer = await asyncio.open_connection("127.0.0.1", asterisk.port)
+                writer.write(packet(0x01, bytes(16)) + packet(0x10, bytes(320)))
+                writer.close()
+
+            heard = await watched(url, None, bring(), ends=6)
+            ends = [message["reason"] for message in heard if message["type"] == "session.end"]
+            return ends, (await asyncio.to_thread(get, server.url, "/metrics"))[1]
+
+    ends, metrics = asyncio.run(run())
+    assert ends == ["closed", "error", "lost", "lost", "lost", "closed"]
+    counted = dict(re.findall(r'sedstream_calls_ended_total{code="(\d+)"} (\d+)', metrics))
+    assert counted == {"1000": "2", "1001": "2", "1008": "1", "4010": "1"}
 
 
 def test_a_connection_without_a_call_is_closed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

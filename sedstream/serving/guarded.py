@@ -17,6 +17,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Data, Subprotocol
 
 from .access import SUBPROTOCOL, Visit
+from .protocol import LEFT
 
 MAX_HEAD = 16_384
 """Bytes of a request line and its headers together."""
@@ -51,6 +52,12 @@ class GuardedConnection(ServerConnection):
         self._arrived = bytearray()  # what was not looked at yet
         self._next: asyncio.Handle | None = None  # the turn that will look at some of it
         self._full = False  # messages wait: no more are wanted
+
+    @property
+    def told(self) -> int:
+        """The close code that the client was sent, if this end closed the connection; otherwise the client left."""
+        ending = self.protocol
+        return LEFT if ending.close_sent is None or ending.close_rcvd_then_sent else ending.close_sent.code
 
     def let_in(self, visit: Visit) -> None:
         """Serve the client as ``visit``, which ends with the connection."""
