@@ -445,6 +445,33 @@ def test_pings(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(run())
 
 
+def test_pings_of_who_does_not_read_are_not_answered_for_ever(model: Model) -> None:
+    """What waits for a client is bounded, whatever it sends; once it reads, each ping has had its answer."""
+    ping, pong = frame(bytes(125), 9), b"\x8a\x7d" + bytes(125)
+    count = 150_000
+
+    async def run() -> None:
+        async with Server(model, port=0) as server, raw(server.url) as (reader, writer):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await until(lambda: server.sessions)
+            [connection] = server._server.connections  # type: ignore[union-attr]
+            writer.write(ping * count)
+            before = -1
+            while (left := writer.transport.get_write_buffer_size()) != before:  # until nothing more is taken
+                before = left
+                await asyncio.sleep(0.5)
+                assert connection.transport.get_write_buffer_size() < 2 << 20
+            assert left
+            reader._transport.resume_reading()  # type: ignore[attr-defined]
+            async with asyncio.timeout(60):
+                ready = await reader.readuntil(pong)
+                rest = await reader.readexactly((count - 1) * len(pong))
+            assert ready.count(b"session.ready") == 1
+            assert rest == pong * (count - 1)
+
+    asyncio.run(run())
+
+
 def test_refreshing_goes_on_after_a_surprise(model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A number too long for Python in the token file: told, and what is changed next is taken."""
     path = tmp_path / "tokens.toml"

@@ -32,6 +32,9 @@ IN_A_ROW = 32
 """Messages that are answered in one turn of the event loop."""
 UNANSWERED_SECONDS = 0.01
 """Until another look at a connection whose request has no answer yet."""
+UNTAKEN = 1 << 20
+"""Bytes that may wait to be taken by a client before nothing more of it is looked at: each of its pings is answered at
+once."""
 READ_SECONDS = 30.0
 """How long a client may take nothing of what waits for it, before its connection is cut."""
 
@@ -78,8 +81,12 @@ class GuardedConnection(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         self._arrived += data
-        if self._next is None and not self._full:
+        if self._next is None and not self._held:
             self._look()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._steer()
 
     def eof_received(self) -> None:
         self._drop()  # of a broken conversation the rest is not needed: who resumes is told what arrived
@@ -153,6 +160,11 @@ class GuardedConnection(ServerConnection):
         if self.request is not None:
             self._head = b""
 
+    @property
+    def _held(self) -> bool:
+        """Nothing more is looked at for now."""
+        return self._full or self.transport.get_write_buffer_size() > UNTAKEN
+
     def _pause(self) -> None:
         self._full = True
         self._steer()
@@ -163,9 +175,9 @@ class GuardedConnection(ServerConnection):
 
     def _steer(self) -> None:
         """Read from the network only when all that arrived was looked at."""
-        if self._arrived and not self._full and self._next is None:
+        if self._arrived and not self._held and self._next is None:
             self._next = self.loop.call_soon(self._look)
-        if self._arrived or self._full:
+        if self._arrived or self._held:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
