@@ -569,3 +569,26 @@ def test_a_follower_that_does_not_read_is_cut(model: Model) -> None:
             assert (messages[-1]["type"], code) == ("session.end", 1000)
 
     asyncio.run(run())
+
+
+def test_a_follower_whose_machine_takes_nothing_is_cut(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little waits for it: its place of the token is free again before the network gives it up."""
+    monkeypatch.setattr(guarded, "READ_SECONDS", 1.0)
+    rules = [{"name": f"{n:0100}", "track": "arousal", "threshold": 1.0} for n in range(32)]
+
+    async def run() -> None:
+        async with Server(model, port=0) as server, raw(server.url, 4096, "/v1/watch") as (reader, _):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            client = await connect(server.url, compression=None)
+            await client.send(json.dumps(START | {"alerts": rules}))
+            await client.recv()
+            await until(lambda: server.hub._watchers)
+            for _ in range(20):  # tens of kilobytes: more than its window, much less than the kernel holds for it
+                await client.send(json.dumps({"type": "session.update"}))
+                await client.recv()
+            await until(lambda: not server.hub._watchers)
+            await client.send(json.dumps(CLOSE))
+            messages, code = await everything_of(client)
+            assert (messages[-1]["type"], code) == ("session.end", 1000)
+
+    asyncio.run(run())

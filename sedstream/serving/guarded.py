@@ -4,6 +4,7 @@ may send; and that lets no client hold up the others, be its packets tiny or its
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -68,6 +69,13 @@ class GuardedConnection(ServerConnection):
         self._waiting.pop(self, None)
         if self.protocol.state is State.CLOSED:  # its token came late, and it has gone meanwhile
             visit.end()
+
+    def expect_reading(self) -> None:
+        """Cut the connection, too, when the client's machine takes nothing for ``READ_SECONDS``. Whoever only listens
+        is never idle, and of a network that went away nobody is told."""
+        plain = self.transport.get_extra_info("socket")
+        with suppress(OSError):  # it is gone already
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(READ_SECONDS * 1000))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

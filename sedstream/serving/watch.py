@@ -66,6 +66,7 @@ class Watcher:
 
     async def run(self) -> None:
         """Serve the follower until it goes; what it sends is not looked at."""
+        self._socket.expect_reading()
         self._hub.join(self)
         writer = asyncio.create_task(self._write())
         try:
