@@ -23,6 +23,8 @@ from sedstream.audio import pcm
 from sedstream.serving import guarded, server, tokens
 from sedstream.serving.call import MAX_QUEUED, Call
 from sedstream.serving.client import Client
+from sedstream.serving.operation import drain
+from sedstream.serving.requests import Start, parse_start
 from sedstream.serving.server import Server
 from sedstream.serving.webhooks import Webhook
 from sedstream.zoo import Model
@@ -590,5 +592,27 @@ def test_a_follower_whose_machine_takes_nothing_is_cut(model: Model, monkeypatch
             await client.send(json.dumps(CLOSE))
             messages, code = await everything_of(client)
             assert (messages[-1]["type"], code) == ("session.end", 1000)
+
+    asyncio.run(run())
+
+
+def test_a_follower_of_many_calls_that_reads_is_not_cut(model: Model) -> None:
+    """Neither when it comes nor when all of them end at once, and each is told to it."""
+    many = 2000
+    start = parse_start({})
+    assert isinstance(start, Start)
+
+    async def run() -> None:
+        async with Server(model, port=0) as server:
+            for _ in range(many):  # as connections begin them, of which a process may not have so many
+                Call(server, start, lambda message: None)
+            async with connect(server.url.replace("stream", "watch"), compression=None) as watcher:
+                kinds = [json.loads(await watcher.recv())["type"] for _ in range(many)]
+                assert kinds == ["session.ready"] * many
+                await drain(server, 60)
+                ended = 0
+                async with asyncio.timeout(60):
+                    while ended < many:
+                        ended += check(json.loads(await watcher.recv()))["type"] == "session.end"
 
     asyncio.run(run())

@@ -15,10 +15,14 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from .guarded import GuardedConnection
-from .outbox import Letter, Outbox
+from .outbox import LIMIT, Letter, Outbox
 
 if TYPE_CHECKING:
     from .server import Server
+
+EACH = 16
+"""Messages that may wait for a follower for each call that goes on, besides those that may wait for anybody: all calls
+may have something to say at once, as when they are drained."""
 
 
 class Hub:
@@ -41,6 +45,11 @@ class Hub:
             letter = Letter.of(message)
             for watcher in list(self._watchers):
                 watcher.put(letter)
+
+    @property
+    def calls(self) -> int:
+        """How many calls go on."""
+        return len(self._going_on)
 
     def join(self, watcher: Watcher) -> None:
         """``watcher`` gets what goes on, and everything from now on."""
@@ -82,6 +91,7 @@ class Watcher:
     def put(self, letter: Letter) -> None:
         """A message of any call."""
         if self._session in (None, letter.session):
+            self._outbox.limit = max(self._outbox.limit, LIMIT + EACH * self._hub.calls)
             self._outbox.put(letter)
             self._news.set()
             if self._outbox.full:
