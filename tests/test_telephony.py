@@ -658,6 +658,25 @@ def test_calls_of_platforms_are_counted_by_how_they_ended(model: Model, coded: b
     assert counted == {"1000": "2", "1001": "2", "1008": "1", "4010": "1"}
 
 
+def test_objects_that_stand_there_as_text_are_not_logged(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """As programs write them that encode what they have twice: tokens and audio are in them."""
+    caplog.set_level("DEBUG")
+    secret, sound = "sed_" + "S" * 43, "//79" * 40
+    said = twilio({"inbound": bytes(320)})
+    token = said[1] | {"start": said[1]["start"] | {"customParameters": json.dumps({"token": secret})}}
+    audio = said[2] | {"media": json.dumps({"payload": sound})}
+
+    async def run() -> list[tuple[int, str]]:
+        async with serving(model) as (_, url):
+            return [await speak(url + "/v1/twilio", texts) for texts in ([said[0], token], [*said[:2], audio])]
+
+    names = ("customParameters", "media")
+    assert asyncio.run(run()) == [(1008, f"bad_value: Bad {name} 'str', expected an object") for name in names]
+    told = [caplog.handler.format(record) for record in caplog.records if record.name != "websockets.client"]
+    assert [line for line in told if "Bad media" in line]
+    assert not [line for line in told if secret[:12] in line or sound[:12] in line]
+
+
 def test_a_connection_without_a_call_is_closed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "PATIENCE", 0.1)
 
