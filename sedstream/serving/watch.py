@@ -69,7 +69,8 @@ class Watcher:
         assert isinstance(socket, GuardedConnection)
         self._hub = server.hub
         self._socket = socket
-        self._session = parse_qs(urlsplit(socket.request.path).query).get("session", [None])[0]
+        asked = parse_qs(urlsplit(socket.request.path).query, keep_blank_values=True)
+        self._session = asked.get("session", [None])[0]  # an empty one is no call's, not everybody's
         self._outbox = Outbox(kept=0)
         self._news = asyncio.Event()
 
