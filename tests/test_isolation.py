@@ -23,6 +23,8 @@ from sedstream.audio import pcm
 from sedstream.serving import guarded, server, tokens
 from sedstream.serving.call import MAX_QUEUED, Call
 from sedstream.serving.client import Client
+from sedstream.serving.operation import drain
+from sedstream.serving.requests import Start, parse_start
 from sedstream.serving.server import Server
 from sedstream.serving.webhooks import Webhook
 from sedstream.zoo import Model
@@ -445,6 +447,33 @@ def test_pings(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(run())
 
 
+def test_pings_of_who_does_not_read_are_not_answered_for_ever(model: Model) -> None:
+    """What waits for a client is bounded, whatever it sends; once it reads, each ping has had its answer."""
+    ping, pong = frame(bytes(125), 9), b"\x8a\x7d" + bytes(125)
+    count = 150_000
+
+    async def run() -> None:
+        async with Server(model, port=0) as server, raw(server.url) as (reader, writer):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await until(lambda: server.sessions)
+            [connection] = server._server.connections  # type: ignore[union-attr]
+            writer.write(ping * count)
+            before = -1
+            while (left := writer.transport.get_write_buffer_size()) != before:  # until nothing more is taken
+                before = left
+                await asyncio.sleep(0.5)
+                assert connection.transport.get_write_buffer_size() < 2 << 20
+            assert left
+            reader._transport.resume_reading()  # type: ignore[attr-defined]
+            async with asyncio.timeout(60):
+                ready = await reader.readuntil(pong)
+                rest = await reader.readexactly((count - 1) * len(pong))
+            assert ready.count(b"session.ready") == 1
+            assert rest == pong * (count - 1)
+
+    asyncio.run(run())
+
+
 def test_refreshing_goes_on_after_a_surprise(model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A number too long for Python in the token file: told, and what is changed next is taken."""
     path = tmp_path / "tokens.toml"
@@ -540,5 +569,50 @@ def test_a_follower_that_does_not_read_is_cut(model: Model) -> None:
             await client.send(json.dumps(CLOSE))
             messages, code = await everything_of(client)
             assert (messages[-1]["type"], code) == ("session.end", 1000)
+
+    asyncio.run(run())
+
+
+def test_a_follower_whose_machine_takes_nothing_is_cut(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little waits for it: its place of the token is free again before the network gives it up."""
+    monkeypatch.setattr(guarded, "READ_SECONDS", 1.0)
+    rules = [{"name": f"{n:0100}", "track": "arousal", "threshold": 1.0} for n in range(32)]
+
+    async def run() -> None:
+        async with Server(model, port=0) as server, raw(server.url, 4096, "/v1/watch") as (reader, _):
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            client = await connect(server.url, compression=None)
+            await client.send(json.dumps(START | {"alerts": rules}))
+            await client.recv()
+            await until(lambda: server.hub._watchers)
+            for _ in range(20):  # tens of kilobytes: more than its window, much less than the kernel holds for it
+                await client.send(json.dumps({"type": "session.update"}))
+                await client.recv()
+            await until(lambda: not server.hub._watchers)
+            await client.send(json.dumps(CLOSE))
+            messages, code = await everything_of(client)
+            assert (messages[-1]["type"], code) == ("session.end", 1000)
+
+    asyncio.run(run())
+
+
+def test_a_follower_of_many_calls_that_reads_is_not_cut(model: Model) -> None:
+    """Neither when it comes nor when all of them end at once, and each is told to it."""
+    many = 2000
+    start = parse_start({})
+    assert isinstance(start, Start)
+
+    async def run() -> None:
+        async with Server(model, port=0) as server:
+            for _ in range(many):  # as connections begin them, of which a process may not have so many
+                Call(server, start, lambda message: None)
+            async with connect(server.url.replace("stream", "watch"), compression=None) as watcher:
+                kinds = [json.loads(await watcher.recv())["type"] for _ in range(many)]
+                assert kinds == ["session.ready"] * many
+                await drain(server, 60)
+                ended = 0
+                async with asyncio.timeout(60):
+                    while ended < many:
+                        ended += check(json.loads(await watcher.recv()))["type"] == "session.end"
 
     asyncio.run(run())

@@ -454,8 +454,8 @@ def test_who_watches_sees_every_call(model: Model, audio: bytes) -> None:
             early = await connect(url, compression=None)
             socket, ready = await begin(server.url, events=[])
             late = await connect(f"{url}?session={ready['session']}", compression=None)
-            other = await connect(f"{url}?session=other", compression=None)
-            await settle(lambda: len(server.hub._watchers) == 3)
+            others = [await connect(f"{url}?session={name}", compression=None) for name in ("other", "")]
+            await settle(lambda: len(server.hub._watchers) == 4)
             await socket.send(audio)
             await socket.send(json.dumps(CLOSE))
             own, _ = await rest(socket)
@@ -467,9 +467,10 @@ def test_who_watches_sees_every_call(model: Model, audio: bytes) -> None:
                 assert finals(messages)
                 assert [m["seq"] for m in messages] == list(range(len(messages)))
                 assert {m["session"] for m in messages} == {ready["session"]}
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(other.recv(), 0.1)
-            for watcher in (early, late, other):
+            for other in others:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(other.recv(), 0.1)
+            for watcher in (early, late, *others):
                 await watcher.close()
 
     asyncio.run(run())

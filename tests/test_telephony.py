@@ -3,6 +3,7 @@ platform that breaks off, lies or is not let in gets."""
 
 import asyncio
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -18,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
-from wire import check
+from wire import check, get
 
 import sedstream
 from sedstream.audio import pcm
@@ -619,6 +620,61 @@ def test_a_silent_connection_is_closed(model: Model) -> None:
             return await reader.read(), await speak(url + "/v1/twilio", silent)
 
     assert asyncio.run(run()) == (b"", (4010, "nothing was sent for too long"))
+
+
+def test_calls_of_platforms_are_counted_by_how_they_ended(model: Model, coded: bytes) -> None:
+    """Who says nothing more, breaks off or sends nonsense has not asked for the end of its call."""
+
+    async def run() -> tuple[list[str], str]:
+        async with (
+            serving(model, idle_seconds=2, resume_seconds=0.1) as (server, url),
+            Asterisk(server, "127.0.0.1", 0) as asterisk,
+        ):
+
+            async def bring() -> None:
+                said = twilio({"inbound": coded[0:16_000:2]})
+                for messages in (said, [*said[:9], said[1]], said[:9]):  # whole, begun twice, silent
+                    await speak(url + "/v1/twilio", messages)
+                    await until(lambda: not server.sessions)
+                client = Genesys()
+                for path, texts in (("twilio", [*map(json.dumps, said[:9])]), ("audiohook", [client.open(offer())])):
+                    async with connect(f"{url}/v1/{path}") as socket:
+                        for text in texts:
+                            await socket.send(text)
+                        await until(lambda: bool(server.sessions))
+                        socket.transport.abort()
+                    await until(lambda: not server.sessions)
+                _, writer = await asyncio.open_connection("127.0.0.1", asterisk.port)
+                writer.write(packet(0x01, bytes(16)) + packet(0x10, bytes(320)))
+                writer.close()
+
+            heard = await watched(url, None, bring(), ends=6)
+            ends = [message["reason"] for message in heard if message["type"] == "session.end"]
+            return ends, (await asyncio.to_thread(get, server.url, "/metrics"))[1]
+
+    ends, metrics = asyncio.run(run())
+    assert ends == ["closed", "error", "lost", "lost", "lost", "closed"]
+    counted = dict(re.findall(r'sedstream_calls_ended_total{code="(\d+)"} (\d+)', metrics))
+    assert counted == {"1000": "2", "1001": "2", "1008": "1", "4010": "1"}
+
+
+def test_objects_that_stand_there_as_text_are_not_logged(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """As programs write them that encode what they have twice: tokens and audio are in them."""
+    caplog.set_level("DEBUG")
+    secret, sound = "sed_" + "S" * 43, "//79" * 40
+    said = twilio({"inbound": bytes(320)})
+    token = said[1] | {"start": said[1]["start"] | {"customParameters": json.dumps({"token": secret})}}
+    audio = said[2] | {"media": json.dumps({"payload": sound})}
+
+    async def run() -> list[tuple[int, str]]:
+        async with serving(model) as (_, url):
+            return [await speak(url + "/v1/twilio", texts) for texts in ([said[0], token], [*said[:2], audio])]
+
+    names = ("customParameters", "media")
+    assert asyncio.run(run()) == [(1008, f"bad_value: Bad {name} 'str', expected an object") for name in names]
+    told = [caplog.handler.format(record) for record in caplog.records if record.name != "websockets.client"]
+    assert [line for line in told if "Bad media" in line]
+    assert not [line for line in told if secret[:12] in line or sound[:12] in line]
 
 
 def test_a_connection_without_a_call_is_closed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

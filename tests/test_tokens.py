@@ -225,10 +225,20 @@ def test_a_client_never_shows_what_can_be_no_token(
     assert told == "sedstream: Bad token, expected one line of printable ASCII characters without blanks\n"
 
 
-@pytest.mark.parametrize("origin", ["desk.example", "https://desk.example/", "ftp://x", "null", "*", "https://a@b.c"])
+NO_PAGE = ["desk.example", "https://desk.example/", "ftp://x", "null", "*", "https://a@b.c", "https://[::1", "https://"]
+NEVER_SAID = [
+    "https://*.desk.example",
+    "https://desk.example:443",
+    "http://desk.example:80",
+    "https://b\u00fccher.example",
+]
+
+
+@pytest.mark.parametrize("origin", [*NO_PAGE, *NEVER_SAID, "http://desk.example:99999", "http://desk.example:"])
 def test_a_bad_origin_is_told(origin: str) -> None:
-    Access(origins=["https://desk.example", "http://localhost:3000"])
-    with pytest.raises(BadInput, match="Bad origin"):
+    """What no browser says is bad, too: nobody would come in by it."""
+    Access(origins=["https://desk.example", "http://localhost:3000", "http://[::1]:8080", "https://Desk-2.example:80"])
+    with pytest.raises(BadInput, match="Bad origin .* expected one as browsers say it"):
         Access(origins=[origin])
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
 
@@ -23,6 +23,7 @@ BEARER = "Authorization: Bearer …"
 """Where `bearer` looks first, in words."""
 BURST = 1.0
 """Seconds' worth of bytes that a token may send at once before it is slowed."""
+_ORIGIN = re.compile(r"(?P<scheme>https?)://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:(?P<port>[1-9][0-9]{0,4}))?")
 ANYBODY = Token("anybody", "", frozenset(SCOPES))
 """Who comes in where no tokens are asked for."""
 
@@ -165,7 +166,11 @@ def bearer(headers: Headers) -> str | None:
 
 
 def _check_origin(origin: str) -> None:
-    parts = urlsplit(origin)
-    bare = not (parts.path or parts.query or parts.fragment or parts.username)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
-        raise BadInput(f"Bad origin {origin!r}, expected one like https://desk.example or http://localhost:3000")
+    """Raises ``BadInput`` for what no browser would say: it would keep out the page that was meant."""
+    found = _ORIGIN.fullmatch(origin.lower())
+    port = int(found["port"] or 0) if found else 0
+    usual = found is not None and port == {"http": 80, "https": 443}[found["scheme"]]  # is left out
+    if not found or usual or port > 65_535:
+        raise BadInput(
+            f"Bad origin {origin!r}, expected one as browsers say it, like https://desk.example or http://localhost:3000"
+        )

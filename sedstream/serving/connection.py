@@ -50,7 +50,7 @@ class Connection:
                     self._code = FAILED
             if self._code == FAILED:
                 await self._socket.close(FAILED, REASONS[FAILED])
-            self._line.code = self._told
+            self._line.code = self._socket.told if self._code is None else self._code
             if self._code == DISPLACED:
                 await self._socket.close(DISPLACED, REASONS[DISPLACED])
             elif self._gone:
@@ -67,14 +67,6 @@ class Connection:
             self._socket.transport.abort()
         for task in self._tasks:
             task.cancel()
-
-    @property
-    def _told(self) -> int:
-        """The close code that the client was sent, if this end closed the connection."""
-        ending = self._socket.protocol
-        if self._code is not None:
-            return self._code
-        return LEFT if ending.close_sent is None or ending.close_rcvd_then_sent else ending.close_sent.code
 
     @property
     def _gone(self) -> bool:

@@ -4,6 +4,7 @@ may send; and that lets no client hold up the others, be its packets tiny or its
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Data, Subprotocol
 
 from .access import SUBPROTOCOL, Visit
+from .protocol import LEFT
 
 MAX_HEAD = 16_384
 """Bytes of a request line and its headers together."""
@@ -31,6 +33,9 @@ IN_A_ROW = 32
 """Messages that are answered in one turn of the event loop."""
 UNANSWERED_SECONDS = 0.01
 """Until another look at a connection whose request has no answer yet."""
+UNTAKEN = 1 << 20
+"""Bytes that may wait to be taken by a client before nothing more of it is looked at: each of its pings is answered at
+once."""
 READ_SECONDS = 30.0
 """How long a client may take nothing of what waits for it, before its connection is cut."""
 
@@ -52,12 +57,27 @@ class GuardedConnection(ServerConnection):
         self._next: asyncio.Handle | None = None  # the turn that will look at some of it
         self._full = False  # messages wait: no more are wanted
 
+    @property
+    def told(self) -> int:
+        """The close code that the client was sent, if this end closed the connection; otherwise the client left."""
+        ending = self.protocol
+        return LEFT if ending.close_sent is None or ending.close_rcvd_then_sent else ending.close_sent.code
+
     def let_in(self, visit: Visit) -> None:
         """Serve the client as ``visit``, which ends with the connection."""
         self.visit = visit
         self._waiting.pop(self, None)
         if self.protocol.state is State.CLOSED:  # its token came late, and it has gone meanwhile
             visit.end()
+
+    def expect_reading(self) -> None:
+        """Cut the connection, too, when the client's machine takes nothing for ``READ_SECONDS``. Whoever only listens
+        is never idle, and of a network that went away nobody is told."""
+        plain = self.transport.get_extra_info("socket")
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux knows it
+        with suppress(OSError):  # it is gone already
+            if option is not None:
+                plain.setsockopt(socket.IPPROTO_TCP, option, round(READ_SECONDS * 1000))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -71,8 +91,12 @@ class GuardedConnection(ServerConnection):
 
     def data_received(self, data: bytes) -> None:
         self._arrived += data
-        if self._next is None and not self._full:
+        if self._next is None and not self._held:
             self._look()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._steer()
 
     def eof_received(self) -> None:
         self._drop()  # of a broken conversation the rest is not needed: who resumes is told what arrived
@@ -146,6 +170,11 @@ class GuardedConnection(ServerConnection):
         if self.request is not None:
             self._head = b""
 
+    @property
+    def _held(self) -> bool:
+        """Nothing more is looked at for now."""
+        return self._full or self.transport.get_write_buffer_size() > UNTAKEN
+
     def _pause(self) -> None:
         self._full = True
         self._steer()
@@ -156,9 +185,9 @@ class GuardedConnection(ServerConnection):
 
     def _steer(self) -> None:
         """Read from the network only when all that arrived was looked at."""
-        if self._arrived and not self._full and self._next is None:
+        if self._arrived and not self._held and self._next is None:
             self._next = self.loop.call_soon(self._look)
-        if self._arrived or self._full:
+        if self._arrived or self._held:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()

@@ -3,9 +3,10 @@ ones are never dropped."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from ..errors import BadMessage
@@ -39,9 +40,14 @@ class Outbox:
     """A queue of messages to one client. ``full``: the client is too slow. ``kept`` 0: nothing is sent again."""
 
     def __init__(self, limit: int = LIMIT, kept: int = KEPT) -> None:
-        self._waiting: deque[Letter] = deque()
+        self.limit = limit
+        """Messages that may wait."""
+        self._waiting: OrderedDict[int, Letter] = OrderedDict()
+        # Where those wait that may be replaced: a follower of many calls may have thousands that wait.
+        self._places: dict[tuple[str, str, int], set[int]] = {}
+        self._free = count()
         self._sent: deque[tuple[int, Letter]] = deque()
-        self._limit, self._kept = limit, kept
+        self._kept = kept
         self._seq = 0  # number of the next message
         self._forgotten = -1  # number of the last message that cannot be sent again
 
@@ -51,7 +57,7 @@ class Outbox:
     @property
     def full(self) -> bool:
         """More waits than a client that reads would let."""
-        return len(self._waiting) > self._limit
+        return len(self._waiting) > self.limit
 
     def put(self, letter: Letter) -> None:
         """Append a message; one that waits and is superseded by it goes away.
@@ -60,20 +66,20 @@ class Outbox:
         what was provisional of its segment, ``flow`` and ``session.ready`` the last of their kind; while the client
         is behind, ``arousal`` points give way: past half, none is taken.
         """
-        if letter.kind == "arousal" and len(self._waiting) > self._limit // 2:
+        if letter.kind == "arousal" and len(self._waiting) > self.limit // 2:
             return
-        if letter.kind in _REPLACING and any(_replaces(letter, old) for old in self._waiting):
-            self._waiting = deque(old for old in self._waiting if not _replaces(letter, old))
-        self._waiting.append(letter)
+        self._replace(letter)
+        self._append(letter)
 
     def put_first(self, letter: Letter) -> None:
         """Before everything that waits, in place of the last of its kind."""
-        self._waiting = deque(old for old in self._waiting if not _replaces(letter, old))
-        self._waiting.appendleft(letter)
+        self._replace(letter)
+        self._waiting.move_to_end(self._append(letter), last=False)
 
     def take(self) -> str:
-        """The oldest message as text, numbered. Raises ``IndexError`` when there is none."""
-        letter = self._waiting.popleft()
+        """The oldest message as text, numbered. Raises ``KeyError`` when there is none."""
+        place, letter = self._waiting.popitem(last=False)
+        self._forget(place, letter)
         text = numbered(letter.body, self._seq)
         self._keep(letter)
         return text
@@ -87,8 +93,32 @@ class Outbox:
             raise BadMessage("unknown_session", f"Bad seq {seq}, expected {self._forgotten} or more: it is too old")
         again = [letter for number, letter in self._sent if number > seq]
         self._sent = deque(item for item in self._sent if item[0] <= seq)
-        self._waiting = deque(_current([*again, *self._waiting]))
+        current = _current([*again, *self._waiting.values()])
+        self._waiting.clear()
+        self._places.clear()
+        for letter in current:
+            self._append(letter)
         self._seq = seq + 1
+
+    def _append(self, letter: Letter) -> int:
+        place = next(self._free)
+        self._waiting[place] = letter
+        if letter.kind in _REPLACED.values():
+            self._places.setdefault((letter.kind, letter.session, letter.channel), set()).add(place)
+        return place
+
+    def _replace(self, new: Letter) -> None:
+        """Take away what waits and is superseded by a message."""
+        found = self._places.get((_REPLACED.get(new.kind, ""), new.session, new.channel), ())
+        for place in [place for place in found if _replaces(new, self._waiting[place])]:
+            self._forget(place, self._waiting.pop(place))
+
+    def _forget(self, place: int, letter: Letter) -> None:
+        where = letter.kind, letter.session, letter.channel
+        if places := self._places.get(where):
+            places.discard(place)
+            if not places:
+                del self._places[where]
 
     def _keep(self, letter: Letter) -> None:
         self._sent.append((self._seq, letter))
@@ -100,20 +130,23 @@ class Outbox:
                 self._forgotten = self._sent.popleft()[0]
 
 
-_REPLACING = ("emotion.update", "emotion.final", "flow", "session.ready")
+_REPLACED = {
+    "emotion.update": "emotion.update",
+    "emotion.final": "emotion.update",
+    "flow": "flow",
+    "session.ready": "session.ready",
+}
+"""What a message of a kind may replace, of its session and channel."""
 
 
 def _replaces(new: Letter, old: Letter) -> bool:
-    if new.session != old.session:
-        return False
+    """``old`` is what ``new`` may replace."""
     match new.kind:
         case "emotion.update":
-            return old.kind == new.kind and old.channel == new.channel and old.seg >= new.seg
+            return old.seg >= new.seg
         case "emotion.final":
-            return old.kind == "emotion.update" and old.channel == new.channel and old.seg <= new.seg
-        case "flow" | "session.ready":
-            return old.kind == new.kind
-    return False
+            return old.seg <= new.seg
+    return True
 
 
 def _current(letters: Sequence[Letter]) -> list[Letter]:

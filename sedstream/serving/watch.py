@@ -15,10 +15,14 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from .guarded import GuardedConnection
-from .outbox import Letter, Outbox
+from .outbox import LIMIT, Letter, Outbox
 
 if TYPE_CHECKING:
     from .server import Server
+
+EACH = 16
+"""Messages that may wait for a follower for each call that goes on, besides those that may wait for anybody: all calls
+may have something to say at once, as when they are drained."""
 
 
 class Hub:
@@ -42,6 +46,11 @@ class Hub:
             for watcher in list(self._watchers):
                 watcher.put(letter)
 
+    @property
+    def calls(self) -> int:
+        """How many calls go on."""
+        return len(self._going_on)
+
     def join(self, watcher: Watcher) -> None:
         """``watcher`` gets what goes on, and everything from now on."""
         for message in self._going_on.values():
@@ -61,12 +70,14 @@ class Watcher:
         assert isinstance(socket, GuardedConnection)
         self._hub = server.hub
         self._socket = socket
-        self._session = parse_qs(urlsplit(socket.request.path).query).get("session", [None])[0]
+        asked = parse_qs(urlsplit(socket.request.path).query, keep_blank_values=True)
+        self._session = asked.get("session", [None])[0]  # an empty one is no call's, not everybody's
         self._outbox = Outbox(kept=0)
         self._news = asyncio.Event()
 
     async def run(self) -> None:
         """Serve the follower until it goes; what it sends is not looked at."""
+        self._socket.expect_reading()
         self._hub.join(self)
         writer = asyncio.create_task(self._write())
         try:
@@ -82,6 +93,7 @@ class Watcher:
     def put(self, letter: Letter) -> None:
         """A message of any call."""
         if self._session in (None, letter.session):
+            self._outbox.limit = max(self._outbox.limit, LIMIT + EACH * self._hub.calls)
             self._outbox.put(letter)
             self._news.set()
             if self._outbox.full:

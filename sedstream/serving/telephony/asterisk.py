@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from ...errors import BadInput, Unavailable
 from ..addresses import expect_port, is_loopback
+from ..protocol import DONE
 from ..server import Server
 from .audiosocket import AudioSocket
 from .bridge import Bridge
@@ -59,6 +60,9 @@ class Asterisk:
 
 class _Stream:
     """A TCP connection as a ``Socket``. Raises nothing when it breaks: the bytes just end."""
+
+    told = DONE
+    """Asterisk hangs up by closing the connection, too."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

@@ -14,6 +14,7 @@ from ...errors import BadMessage, SedstreamError, Unavailable
 from ..access import Visit
 from ..outbox import LIMIT
 from ..protocol import BROKE_PROTOCOL, DONE, FAILED, FULL, IDLE, LEFT, REASONS, TOO_SLOW
+from ..resume import LOST
 from .call import Audio, Begin, Dialect, Finish, Gap
 from .leg import Leg, Legs
 
@@ -21,6 +22,8 @@ PATIENCE = 30.0
 """Seconds that a connection may be open before a call begins on it."""
 FAREWELL = 5.0
 """Seconds that a platform has to close a session that failed, before the connection is closed on it."""
+GONE = (LEFT, IDLE, TOO_SLOW)
+"""Close codes of connections that end without their call having been ended, or having failed."""
 MAX_REASON = 123
 """Bytes of UTF-8 that a close frame holds beside its code."""
 
@@ -28,7 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class Socket(Protocol):
-    """What a bridge needs of a connection; a `GuardedConnection` is one."""
+    """What a bridge needs of a connection; a `GuardedConnection` is one. ``told``: the close code of its end."""
+
+    @property
+    def told(self) -> int: ...
 
     def __aiter__(self) -> AsyncIterator[str | bytes]: ...
 
@@ -84,13 +90,19 @@ class Bridge:
             for error in broken:
                 log.error("call %s: the bridge failed", self._stream, exc_info=error)
             if self._leg is not None:
-                failed = bool(broken) or self._fault is not None
-                if self._lasting and not self._finishing and not failed:
-                    self._legs.park(self._stream, self._leg)
+                code = FAILED if broken else self._told
+                if self._lasting and not self._finishing and code in GONE:
+                    self._legs.park(self._stream, self._leg, code)
                 else:
-                    self._leg.leave("error" if failed else "closed")
+                    self._leg.leave("closed" if code == DONE else LOST if code in GONE else "error", code)
             if broken:
                 await self._socket.close(FAILED, REASONS[FAILED])
+
+    @property
+    def _told(self) -> int:
+        """The close code by which the connection ended, or would have if the platform had not closed it before."""
+        found = self._fault or self._end
+        return self._socket.told if found is None else found[0]
 
     async def _read(self) -> None:
         messages = aiter(self._socket)
@@ -106,7 +118,7 @@ class Bridge:
                     self._complain(error)
                 self._flush()
         except TimeoutError:
-            self._close(IDLE, REASONS[IDLE])
+            self._close(*(self._fault or (IDLE, REASONS[IDLE])))
         except (StopAsyncIteration, ConnectionClosed):
             if self._fault is None:
                 return

@@ -106,10 +106,11 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def inner(message: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The object ``name`` of a message. Raises ``BadMessage``."""
+    """The object ``name`` of a message. Raises ``BadMessage``, which is logged: an object that stands there as text may
+    have a token in it, or audio, and is not told."""
     value = message.get(name)
     if not isinstance(value, dict):
-        raise bad(name, value, "an object")
+        raise bad(name, type(value).__name__ if isinstance(value, str) else value, "an object")
     return value
 
 

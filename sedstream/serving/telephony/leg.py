@@ -14,6 +14,7 @@ from .. import requests
 from ..access import Visit
 from ..call import Call
 from ..choices import choose_channels
+from ..protocol import LEFT
 from ..resume import LOST
 from .aligned import Aligned, Together
 from .call import Begin
@@ -30,6 +31,8 @@ class Leg:
     def __init__(self, server: Server, begin: Begin, owner: str, name: str) -> None:
         self.begin = begin
         self.owner = owner
+        self.code = LEFT
+        """What its last connection was told."""
         self.tell: Callable[[dict[str, Any]], None] | None = None
         analysed = choose_channels(begin.roles, server.allow_agent)
         self._columns = {channel: column for column, channel in enumerate(analysed)}
@@ -69,8 +72,8 @@ class Leg:
         self.tell = None
         self._aligned = Aligned(len(self._columns))
 
-    def leave(self, reason: str) -> None:
-        """The platform is gone: what was heard is made final for those who watch."""
+    def leave(self, reason: str, code: int) -> None:
+        """The platform is gone, or was told ``code``: what was heard is made final for those who watch."""
         self.tell = None
         if self.call.code is None:
             for part in self._aligned.end():  # what one channel was ahead of the other, no more
@@ -78,7 +81,7 @@ class Leg:
                     self.call.session.lose(part)
                 else:
                     self.call.session.write(part.samples, part.lost)
-            self.call.end(reason)
+            self.call.end(reason, code)
 
     async def _hear(self, parts: Iterator[Together | int]) -> None:
         for part in parts:
@@ -131,9 +134,11 @@ class Legs:
         taken = any(call.name == begin.call for call in self._server.sessions.values())
         return Leg(self._server, begin, owner, f"{begin.call}-{uuid.uuid4().hex[:8]}" if taken else begin.call)
 
-    def park(self, stream: str, leg: Leg) -> None:
-        """A connection broke: the call ends if nobody goes on with it in as long as clients of the wire have."""
+    def park(self, stream: str, leg: Leg, code: int) -> None:
+        """A connection broke, or was closed with ``code``: the call ends if nobody goes on with it in as long as
+        clients of the wire have."""
         leg.pause()
+        leg.code = code
         key = leg.owner, stream
         timer = asyncio.get_running_loop().call_later(self._server.lines.seconds, self._expire, key, leg)
         self._parked[key] = leg, timer
@@ -141,4 +146,4 @@ class Legs:
     def _expire(self, key: tuple[str, str], leg: Leg) -> None:
         if self._parked.get(key, (None,))[0] is leg:
             del self._parked[key]
-        leg.leave(LOST)
+        leg.leave(LOST, leg.code)

@@ -144,9 +144,7 @@ class Twilio:
         tracks = start.get("tracks")
         if not isinstance(tracks, list) or tracks not in (["inbound"], ["outbound"], [*TRACKS], [*TRACKS[::-1]]):
             raise bad("tracks", tracks, "inbound, outbound or both")
-        named = start.get("customParameters", {})
-        if not isinstance(named, dict):
-            raise bad("customParameters", named, "an object")
+        named = inner(start, "customParameters") if "customParameters" in start else {}
         present = [track for track in TRACKS if track in tracks]
         roles = {"inbound": CUSTOMER, "outbound": AGENT}
         said = {name.strip().lower(): value for name, value in named.items()}  # or an agent would be analysed unnoticed
