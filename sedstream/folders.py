@@ -130,11 +130,28 @@ class AnswerFolder:
 
     def run(self, report: Callable[[Totals], None]) -> Totals:
         """Answer what is missing or changed; ``report`` is told after each recording. The folder is complete
-        afterwards. Raises ``BadInput`` while another run writes to the folder."""
+        afterwards. Raises ``BadInput`` while another run writes to the folder, or where the first one would write over
+        what stands among the recordings."""
         with held(self._out):
             self._journal = self._read_journal()  # another run may have ended meanwhile
             self._owners = {_bare(entry["name"]): file for file, entry in self._journal.items()}
+            self._begin()
             return self._run(report)
+
+    def _begin(self) -> None:
+        """Before the first run nothing that stands among the recordings is an answer."""
+        if (self._out / JOURNAL).exists():
+            return
+        tables = [self._out / name for name in (SUMMARY, TABLE, ERRORS)]
+        for path, relative in self._recordings:
+            own = [self._output(relative, name) for name in self._names]
+            for output in [*own, *tables]:
+                if _stands_beside(output, path):
+                    raise _taken(output)
+        try:
+            (self._out / JOURNAL).touch()
+        except OSError as error:
+            raise _unwritable(self._out, error) from error
 
     def _run(self, report: Callable[[Totals], None]) -> Totals:
         totals = Totals(len(self._recordings) + len(self._unread), errors=list(self._unread))
@@ -158,6 +175,7 @@ class AnswerFolder:
                 if isinstance(answer, SedstreamError):
                     raise answer
                 outputs = self._outputs(relatives[path], answer)
+                self._check_free(path, relatives[path], outputs)
                 if look is None or stamp_of(path) != look.stamp:
                     raise BadInput(f"Bad recording '{path}', expected one that stays: it changed while it was read")
             except SedstreamError as error:
@@ -227,6 +245,14 @@ class AnswerFolder:
             found[self._output(relative, name)] = data.getvalue()
         return found
 
+    def _check_free(self, path: Path, relative: Path, outputs: dict[Path, bytes]) -> None:
+        """Answers may stand beside their recordings, but not in the place of annotations by hand. Of what a killed run
+        left the journal does not know: it is the same."""
+        known = self._journal.get(self._owners.get(_bare(relative), str(path)), {"formats": []})["formats"]
+        for name, (output, data) in zip(self._names, outputs.items(), strict=True):
+            if name not in known and _stands_beside(output, path) and output.read_bytes() != data:
+                raise _taken(output)
+
     def _keep(
         self, path: Path, relative: Path, digest: str, outputs: dict[Path, bytes], rows: list[summary.Row]
     ) -> None:
@@ -280,6 +306,14 @@ def _bare(name: str | Path) -> Path:
 
 def _line(entry: dict[str, Any]) -> bytes:
     return json.dumps(entry, sort_keys=True).encode() + b"\n"
+
+
+def _stands_beside(output: Path, recording: Path) -> bool:
+    return os.path.exists(output) and output.parent.samefile(recording.parent)
+
+
+def _taken(output: Path) -> SedstreamError:
+    return BadInput(f"Bad output '{output}', expected none yet: it is no answer that {JOURNAL} knows of")
 
 
 def _unwritable(out: Path, error: OSError) -> SedstreamError:

@@ -225,12 +225,12 @@ def test_a_rerun_skips_what_is_done_and_redoes_what_changed(
     other = Model(replace(model.manifest, files=files), model.network, model.device)
     assert answer(calls, out, other, labels=["neutral", "angry"], plan="live").done == 4  # other weights
     for change in ({"temperature": 1.5}, {"voice": None}, {"decoder": DecoderSettings(switch=1)}):
-        other = Model(replace(model.manifest, **change), model._network, model.device)  # another manifest
+        other = Model(replace(model.manifest, **change), model.network, model.device)  # another manifest
         anew = tmp_path / next(iter(change))
         assert answer(calls, out, other).done == answer(calls, anew, other).done == 4
         assert (anew / "a.jsonl").read_bytes() == (out / "a.jsonl").read_bytes()
     moved = replace(other.manifest, folder=tmp_path, licence="another one")
-    assert answer(calls, out, Model(moved, model._network, model.device)).skipped == 4
+    assert answer(calls, out, Model(moved, model.network, model.device)).skipped == 4
     assert answer(calls, out, model, ["jsonl", "rttm"]).done == 4
     assert answer(calls, out, model, ["rttm"]).skipped == 4  # they are there
     assert (out / "a.jsonl").is_file()
@@ -385,7 +385,7 @@ def test_what_cannot_be_read_or_written_is_told() -> None:
         )
         for (code, told), culprit in zip(unread, culprits.values(), strict=True):
             assert (code, told) == (2, f"sedstream: {culprit.format(folder)}: Permission denied\n")
-        bad = f"sedstream: Bad output '{folder}/sealed/open.jsonl', expected a file that can be written"
+        bad = f"sedstream: Bad output folder '{folder}/sealed', expected one that can be written"
         assert unwritten == (2, f"{bad}: Permission denied\n")
         assert not tree(folder / "sealed")
         assert some[0] == 1
@@ -719,6 +719,38 @@ def test_a_journal_whose_last_line_was_cut(calls: Path, tmp_path: Path, model: M
         AnswerFolder(out, find_recordings([str(calls)]), ["jsonl"], model, **settings).run(stop)
     assert answer(calls, out, model).skipped == 4
     assert tree(out) == whole
+
+
+def test_annotations_by_hand_are_not_written_over(calls: Path, model: Model) -> None:
+    """Answers may stand beside their recordings, but in the place of nothing else."""
+    hand = calls / "a.TextGrid"
+    hand.write_text("by hand")
+    (calls / "summary.csv").write_text("by hand")
+    before = tree(calls)
+    for names, taken in ((["textgrid"], hand), (["rttm"], calls / "summary.csv")):
+        with pytest.raises(BadInput, match=f"Bad output '{taken}', expected none yet: it is no answer that run.jsonl"):
+            answer(calls, calls, model, names)
+    assert tree(calls) == before
+    (calls / "summary.csv").unlink()
+    assert answer(calls, calls, model, ["rttm"]).done == 4
+    totals = answer(calls, calls, model, ["textgrid", "rttm"])  # the first run is over: the others are answered
+    assert (totals.done, [path for path, _ in totals.errors]) == (3, [calls / "a.wav"])
+    assert "Bad output" in totals.errors[0][1]
+    assert hand.read_text() == "by hand"
+    assert (calls / "north" / "a.TextGrid").is_file()
+    assert (calls / "a.rttm").is_file()  # what it was asked before still stands
+    assert answer(calls, calls, model, ["rttm"]).skipped == 4
+
+
+def test_what_a_killed_run_left_beside_a_recording_is_no_annotation(calls: Path, model: Model) -> None:
+    """It wrote the answer, and not yet its line of the journal."""
+    answer(calls, calls, model, ["rttm"])
+    whole = tree(calls)
+    lines = whole["run.jsonl"].splitlines(keepends=True)
+    (calls / "run.jsonl").write_bytes(b"".join(lines[1:]))
+    totals = answer(calls, calls, model, ["rttm"])
+    assert (totals.done, totals.skipped, totals.errors) == (1, 3, [])
+    assert tree(calls) == whole
 
 
 def test_the_tables_are_of_one_kind_of_answers(calls: Path, tmp_path: Path, model: Model) -> None:
