@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     tokens = verbs.add_parser("tokens", help="list or add the tokens that open a server")
     tokens.add_argument("file", metavar="FILE", help="where hashes of the tokens are kept; a removed block is revoked")
     tokens.add_argument("--add", metavar="NAME", help="make a token, append its hash, print it: it is kept nowhere")
-    tokens.add_argument("--scopes", type=_names, default=["stream"], metavar="A,…", help="stream, watch, admin")
+    tokens.add_argument("--scopes", type=_names, metavar="A,…", help="stream, watch, admin (default: stream)")
     tokens.add_argument("--days", type=_positive, metavar="N", help="until it expires (default: never)")
     tokens.add_argument("--sessions", type=int, metavar="N", help="at most so many at a time")
     tokens.add_argument("--bytes-per-second", type=int, metavar="N", help="what all its sessions may send together")

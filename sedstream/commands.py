@@ -58,7 +58,11 @@ def tokens(options: argparse.Namespace) -> int:
     from .serving import tokens as tokens_of
 
     now = datetime.now(UTC)
+    limits = {name: getattr(options, name) for name in ("sessions", "bytes_per_second")}
     if options.add is None:
+        for name, value in {"scopes": options.scopes, "days": options.days, **limits}.items():
+            if value is not None:
+                raise BadInput(f"Bad option --{name.replace('_', '-')}, expected it with --add")
         for token in tokens_of.read(Path(options.file)):
             facts = [", ".join(sorted(token.scopes))]
             facts += [f"until {token.expires:%Y-%m-%d %H:%M %Z}"] if token.expires else []
@@ -71,8 +75,8 @@ def tokens(options: argparse.Namespace) -> int:
         expires = now + timedelta(days=options.days) if options.days else None
     except OverflowError as error:
         raise BadInput(f"Bad days {options.days:g}, expected fewer") from error
-    limits = {name: getattr(options, name) for name in ("sessions", "bytes_per_second")}
-    print(tokens_of.add(options.file, options.add, scopes=options.scopes, expires=expires, **limits))
+    scopes = ["stream"] if options.scopes is None else options.scopes
+    print(tokens_of.add(options.file, options.add, scopes=scopes, expires=expires, **limits))
     return 0
 
 

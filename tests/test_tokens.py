@@ -163,6 +163,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     told = capsys.readouterr().out.splitlines()
     assert told[0].endswith(" UTC; 3 sessions")
     assert told[1] == "old  stream; until 2019-12-31 22:00 UTC; expired; 9 bytes/s"
+    for option, value in (("--scopes", "watch"), ("--days", "1"), ("--sessions", "1"), ("--bytes-per-second", "1")):
+        assert main(["tokens", path, option, value]) == 2  # nobody may think that they changed a token
+        assert capsys.readouterr().err == f"sedstream: Bad option {option}, expected it with --add\n"
 
 
 def test_where_a_token_stands() -> None:
