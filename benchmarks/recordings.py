@@ -1,7 +1,8 @@
 """A folder against one file after another: ``python -m benchmarks recordings [--files 64] [--model M]``.
 
-Both in this process, with the same loaded model; the recordings are 10 to 40 s cuts of the demonstration clips. Memory
-is that of ``sedstream diarize FOLDER --out FOLDER`` in a process of its own, for all of them and for an eighth.
+Both in this process, with the same loaded model; the recordings are 10 to 40 s cuts of the demonstration clips, and,
+only together, four times as many of 2 to 6 s, as utterances are. Memory is that of ``sedstream diarize FOLDER --out
+FOLDER`` in a process of its own, for all of the first and for an eighth of them.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ def main() -> None:
     audio = np.tile(np.concatenate([soundfile.read(path, dtype="int16")[0] for path in clips]), 3)
     with tempfile.TemporaryDirectory() as name:
         paths = [Path(name) / f"{n:03d}.flac" for n in range(options.files)]
-        for path in paths:
-            first = dice.randrange(len(audio) // 2)
-            soundfile.write(path, audio[first : first + dice.randrange(160_000, 640_000)], 16_000)
-        seconds = sum(soundfile.info(path).duration for path in paths)
+        utterances = [Path(name) / f"u{n:03d}.flac" for n in range(4 * options.files)]
+        for path in paths + utterances:
+            first, lengths = dice.randrange(len(audio) // 2), (160_000, 640_000) if path in paths else (32_000, 96_000)
+            soundfile.write(path, audio[first : first + dice.randrange(*lengths)], 16_000)
+        seconds, spoken = (sum(soundfile.info(path).duration for path in some) for some in (paths, utterances))
         model = sedstream.load(options.model)
         warm = dict(sedstream.diarize_many(paths[:8], model=model))
         began = time.perf_counter()
@@ -43,6 +45,8 @@ def main() -> None:
         middle = time.perf_counter()
         together = dict(sedstream.diarize_many(paths, model=model))
         ended = time.perf_counter()
+        count = sum(1 for _ in sedstream.diarize_many(utterances, model=model))
+        short = spoken / (time.perf_counter() - ended)
         command = [sys.executable, "-m", "sedstream", "diarize", "--quiet", "--model", options.model]
         few, many = (
             run(*command, *map(str, some), "--out", f"{name}/{len(some)}/")[1]
@@ -58,6 +62,7 @@ def main() -> None:
 |---|---|
 | one after another | {slow:.0f} |
 | together (`diarize_many`, `sedstream diarize FOLDER --out FOLDER`) | {fast:.0f} |
+| {count} of 2 to 6 s, {spoken / 60:.0f} min, together | {short:.0f} |
 
 Peak memory of the command: {few:.0f} MiB for {max(1, options.files // 8)} of them, {many:.0f} MiB for all.
 

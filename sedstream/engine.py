@@ -19,7 +19,7 @@ from .grid import RATE, seconds
 from .loop import tick
 from .schedule import SHARE, Lane, Schedule
 from .session import Delivery, Session
-from .stream import Stream
+from .short import stream_of
 from .zoo import Model
 
 __all__ = ["Delivery", "Engine", "Session"]
@@ -118,7 +118,7 @@ class Engine:
         if self._stopping or (self._thread.ident is not None and not self._thread.is_alive()):
             raise Unavailable("Bad engine state 'stopped', expected a running engine")
         count = channels if split else 1
-        streams = tuple(Stream(self.model.manifest, plan, labels) for _ in range(count))
+        streams = tuple(stream_of(self.model.manifest, plan)(self.model.manifest, plan, labels) for _ in range(count))
         resamplers = tuple(Resampler(rate) for _ in range(count))
         if self.capacity is not None and self.streams + count > self.capacity:
             full = Unavailable(f"Bad time for a session, expected fewer than {self.capacity} streams: try again later")

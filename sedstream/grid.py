@@ -78,11 +78,12 @@ class Plan:
         first = block * self.step
         return (first - self.left) * HOP, (first + self.step + self.right) * HOP
 
-    def short(self, frames: int) -> Plan:
-        """The plan of a recording of so many ``frames``, at most ``step``: one block without context, of one of few
-        lengths."""
+    def short(self, frames: int, *, cached: bool = False) -> Plan:
+        """The plan of a recording of so many ``frames``, at most ``step``: one block of one of few lengths, without
+        context. A ``cached`` encoder keeps its look-ahead, for which it encodes as long a chunk before."""
         length = -(-self.step // (8 * LENGTHS)) * 8
-        return Plan(0, min(self.step, -(-frames // length) * length), 1)
+        step = min(self.step, -(-max(frames, self.right if cached else 1) // length) * length)
+        return Plan(self.left - self.step + step, step, self.right) if cached else Plan(0, step, 1)
 
     def period(self, block: int) -> int:
         """In which period ``block`` stands: they are of PERIOD frames, or as many more as make a whole block."""

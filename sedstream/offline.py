@@ -21,8 +21,7 @@ from .grid import HOP, RATE
 from .loop import tick
 from .manifest import DEFAULT, Manifest
 from .scoring.textgrid import CHANNEL
-from .short import ShortStream
-from .stream import Stream
+from .short import stream_of
 from .whole import WholeStream
 from .zoo import Model, load
 
@@ -255,8 +254,7 @@ class Run:
         if roles is not None and len(roles) != count:
             raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name
-        short = plan == "batch" and model.manifest.kind == "windowed"
-        kind = WholeStream if model.manifest.plan(plan).whole else ShortStream if short else Stream
+        kind = WholeStream if model.manifest.plan(plan).whole else stream_of(model.manifest, plan)
         self.streams = [kind(model.manifest, plan, labels, keep_frames=frames) for _ in range(count)]
         self._frames: list[list[Any]] | None = [[] for _ in range(count)] if frames else None
         self._roles = roles

@@ -1,8 +1,8 @@
 """A recording no longer than what a block answers for, as one block of its own length.
 
-A windowed model computes all of its window. With the context on both sides of the plan for recordings that is 13 s, of
-which an utterance of three fills a quarter: the rest would be silence, which costs as much, and which what is
-normalised over the window hears.
+A model computes all of a block. With the context on both sides of the plan for recordings that is 13 s for a windowed
+one, of which an utterance of three fills a quarter, and for a cached one two chunks of 8 s: the rest would be silence,
+which costs as much, and which attention and what is normalised over the window hear.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .block import Block
+from .manifest import Manifest
 from .stream import Stream
 
 
@@ -23,9 +24,17 @@ class ShortStream(Stream):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._given = self.plan
+        self._cached = self._manifest.kind == "cached"
 
     def pull(self) -> Block | None:
         if self._index == 0 and not self._in_block:
             frames = self._limits[0] - self._origin if self._limits else 0
-            self.plan = self._given.short(frames) if 0 < frames <= self._given.step else self._given
+            short = 0 < frames <= self._given.step
+            self.plan = self._given.short(frames, cached=self._cached) if short else self._given
         return super().pull()
+
+
+def stream_of(manifest: Manifest, plan: str) -> type[Stream]:
+    """The class of a session, live or of a recording: nobody waits for what ``batch`` answers. A whole plan is for
+    neither, and refused by it."""
+    return ShortStream if plan == "batch" and not manifest.plan(plan).whole else Stream

@@ -37,6 +37,20 @@ def test_a_short_recording_is_one_block(left: int, steps: int, data: st.DataObje
     assert max(length - n for n, length in enumerate(lengths, 1)) < max(8, plan.step / 10 + 8)
 
 
+@given(st.integers(1, 60), st.integers(1, 400), st.integers(0, 400), st.data())
+def test_a_short_recording_of_a_cached_encoder_keeps_its_look_ahead(
+    steps: int, right: int, more: int, data: st.DataObject
+) -> None:
+    """And a chunk before, in which the look-ahead begins: see `CachedNetwork.check`."""
+    right = min(right, 8 * steps)
+    plan = Plan(8 * steps - right + 3 + more, 8 * steps, right)
+    frames = data.draw(st.integers(1, plan.step))
+    short = plan.short(frames, cached=True)
+    assert (short.right, short.left - short.step) == (right, plan.left - plan.step)
+    assert max(frames, right) <= short.step <= plan.step
+    assert short.step < max(frames, right) + max(8, plan.step / 10 + 8)
+
+
 @pytest.mark.parametrize("numbers", [(0, 0, 1), (0, 12, 1), (-1, 8, 1), (0, 8, 0), (10_000, 8, 1), (0, 8, 10**20)])
 def test_a_plan_off_the_grid_is_refused(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(BadInput, match="Bad plan"):

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 import sedstream
 from sedstream.errors import BadInput, BadModel
 from sedstream.events import Arousal, Final
+from sedstream.loop import tick
+from sedstream.short import ShortStream
+from sedstream.stream import Stream
 from sedstream.zoo import Model
 
 Array = NDArray[np.float32]
@@ -158,6 +161,34 @@ def test_joined_recordings_answer_as_their_pieces(plan: str, model: Model, speec
         assert np.array_equal(there, alone)
     else:  # what a cached model remembers fades too
         assert (there.argmax(1) == alone.argmax(1)).mean() > 0.99
+
+
+@pytest.mark.parametrize("frames", [1, 30, 41, 150, 384])
+def test_a_short_recording_is_a_block_of_its_own_length(frames: int, model: Model, speech: Array) -> None:
+    """Of a plan that is as long: most of a long block would be silence. How the samples come changes nothing."""
+    samples = speech[30_000:][: frames * 320 - 7]
+    found = sedstream.diarize(samples, rate=16_000, model=model)
+    plan = model.manifest.plan("batch").short(frames, cached=model.manifest.kind == "cached")
+    assert frames <= plan.step < frames + 80
+    stream = Stream(model.manifest, plan, keep_frames=True)
+    stream.write(samples)
+    stream.close()
+    while tick(model, [stream]):
+        pass
+    assert found.segments == tuple(event.segment for event in stream.events() if isinstance(event, Final))
+    probs, _, spoken = stream.frames()
+    assert spoken.any() == (frames > 1)
+    np.testing.assert_array_equal(found.frames.speech, spoken)
+    np.testing.assert_array_equal(found.frames.probs[spoken], probs[spoken])
+    in_parts = ShortStream(model.manifest, "batch")
+    for start in range(0, len(samples), 1_600):
+        in_parts.write(samples[start : start + 1_600])
+        while tick(model, [in_parts]):
+            pass
+    in_parts.close()
+    while tick(model, [in_parts]):
+        pass
+    assert found.segments == tuple(event.segment for event in in_parts.events() if isinstance(event, Final))
 
 
 def test_events_are_kept_but_for_the_provisional(model: Model, speech: Array) -> None:

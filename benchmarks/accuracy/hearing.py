@@ -17,6 +17,7 @@ from sedstream.grid import HOP
 from sedstream.loop import tick
 from sedstream.scoring.sheet import Span
 from sedstream.scoring.tracks import Track
+from sedstream.short import stream_of
 from sedstream.stream import Stream
 from sedstream.training.corpora import Utterance
 from sedstream.zoo import Model
@@ -56,7 +57,7 @@ def hear(model: Model, sounds: Sequence[Callable[[], Array]], plan: str, labels:
         for first in range(0, len(sounds), ABREAST):
             streams = []
             for make in sounds[first : first + ABREAST]:
-                stream = Stream(model.manifest, plan, labels, keep_frames=True)
+                stream = stream_of(model.manifest, plan)(model.manifest, plan, labels, keep_frames=True)
                 stream.write(make())
                 stream.close()
                 streams.append(stream)

@@ -58,7 +58,7 @@ KEPT = 0.25
 than either on voices that neither knows (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 
 SETTINGS: Mapping[str, Any] = {
-    "version": "0.7.1",
+    "version": "0.7.2",
     "family": "whisper",
     "kind": "cached",
     "licence": "CC-BY-NC-SA-4.0",
