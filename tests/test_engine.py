@@ -57,18 +57,18 @@ class Post:
         return [event for where, event in events if where == channel and not isinstance(event, Update)]
 
 
-def offline(samples: Array, rate: int, model: Model, channels: str = "mix") -> list[list[Event]]:
-    result = sedstream.diarize(samples, rate=rate, model=model, plan="live", channels=channels)
+def offline(samples: Array, rate: int, model: Model, channels: str = "mix", plan: str = "live") -> list[list[Event]]:
+    result = sedstream.diarize(samples, rate=rate, model=model, plan=plan, channels=channels)
     return [list(track.events) for track in result.tracks]
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 44100])
-def test_a_session_is_the_recording(rate: int, model: Model, speech: Array) -> None:
+@pytest.mark.parametrize(("rate", "plan"), [(8000, "live"), (16000, "live"), (16000, "batch"), (44100, "live")])
+def test_a_session_is_the_recording(rate: int, plan: str, model: Model, speech: Array) -> None:
     samples = np.stack([speech[: 4 * rate], speech[4 * rate :: -1][: 4 * rate]], axis=1)
     post = Post()
     with Engine(model, post) as engine:
-        split = engine.open(rate, 2, split=True)
-        mixed = engine.open(rate, 2)
+        split = engine.open(rate, 2, split=True, plan=plan)
+        mixed = engine.open(rate, 2, plan=plan)
         for first in range(0, len(samples), 999):
             split.write(samples[first:first])  # a packet without samples is none
             split.write(samples[first : first + 999])
@@ -77,8 +77,8 @@ def test_a_session_is_the_recording(rate: int, model: Model, speech: Array) -> N
         mixed.close()
         post.wait(split, mixed)
         assert split.queued == mixed.queued == 0
-    assert [post.of(split, 0), post.of(split, 1)] == offline(samples, rate, model, "split")
-    assert [post.of(mixed)] == offline(samples, rate, model)
+    assert [post.of(split, 0), post.of(split, 1)] == offline(samples, rate, model, "split", plan)
+    assert [post.of(mixed)] == offline(samples, rate, model, plan=plan)
 
 
 def test_bad_audio_ends_its_own_session_only(model: Model, speech: Array) -> None:
@@ -131,16 +131,17 @@ def test_losses_at_8_khz_never_shift_the_timeline(parts: list[tuple[int, bool]],
     assert end.frames == expected[-1].frames  # type: ignore[union-attr]
 
 
-def test_flush_mid_way(model: Model, speech: Array) -> None:
+@pytest.mark.parametrize("plan", ["live", "batch"])
+def test_flush_mid_way(plan: str, model: Model, speech: Array) -> None:
     post = Post()
     with Engine(model, post) as engine:
-        session = engine.open()
+        session = engine.open(plan=plan)
         session.write(speech[:48_000])
         session.flush()
         session.write(speech[48_000:96_000])
         session.close()
         post.wait(session)
-    first, second = (offline(speech[a : a + 48_000], 16_000, model)[0] for a in (0, 48_000))
+    first, second = (offline(speech[a : a + 48_000], 16_000, model, plan=plan)[0] for a in (0, 48_000))
     finals = [event.segment.label for event in post.of(session) if isinstance(event, Final)]
     assert finals == [event.segment.label for event in [*first, *second] if isinstance(event, Final)]
 
@@ -162,6 +163,10 @@ def test_bad_sessions(model: Model) -> None:
             engine.open(1000)
     with pytest.raises(Unavailable, match="expected a running engine"):
         engine.open()
+    other = copy.copy(model)
+    other.manifest = replace(model.manifest, plans={**model.manifest.plans, "batch": Plan(0, 0, 0)})
+    with Engine(other, post) as engine, pytest.raises(BadInput, match="Bad plan 'batch', expected one for live audio"):
+        engine.open(plan="batch")
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
