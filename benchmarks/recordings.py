@@ -34,9 +34,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         paths = [Path(name) / f"{n:03d}.flac" for n in range(options.files)]
         utterances = [Path(name) / f"u{n:03d}.flac" for n in range(4 * options.files)]
-        for path in paths + utterances:
-            first, lengths = dice.randrange(len(audio) // 2), (160_000, 640_000) if path in paths else (32_000, 96_000)
-            soundfile.write(path, audio[first : first + dice.randrange(*lengths)], 16_000)
+        for some, shortest, longest in ((paths, 160_000, 640_000), (utterances, 32_000, 96_000)):
+            for path in some:
+                first = dice.randrange(len(audio) // 2)
+                soundfile.write(path, audio[first : first + dice.randrange(shortest, longest)], 16_000)
         seconds, spoken = (sum(soundfile.info(path).duration for path in some) for some in (paths, utterances))
         model = sedstream.load(options.model)
         warm = dict(sedstream.diarize_many(paths[:8], model=model))

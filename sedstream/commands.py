@@ -75,8 +75,8 @@ def tokens(options: argparse.Namespace) -> int:
         expires = now + timedelta(days=options.days) if options.days else None
     except OverflowError as error:
         raise BadInput(f"Bad days {options.days:g}, expected fewer") from error
-    scopes = ["stream"] if options.scopes is None else options.scopes
-    print(tokens_of.add(options.file, options.add, scopes=scopes, expires=expires, **limits))
+    scopes = {} if options.scopes is None else {"scopes": options.scopes}
+    print(tokens_of.add(options.file, options.add, expires=expires, **scopes, **limits))
     return 0
 
 

@@ -118,7 +118,7 @@ class Engine:
         if self._stopping or (self._thread.ident is not None and not self._thread.is_alive()):
             raise Unavailable("Bad engine state 'stopped', expected a running engine")
         count = channels if split else 1
-        streams = tuple(stream_of(self.model.manifest, plan)(self.model.manifest, plan, labels) for _ in range(count))
+        streams = tuple(stream_of(self.model.manifest, plan, labels) for _ in range(count))
         resamplers = tuple(Resampler(rate) for _ in range(count))
         if self.capacity is not None and self.streams + count > self.capacity:
             full = Unavailable(f"Bad time for a session, expected fewer than {self.capacity} streams: try again later")

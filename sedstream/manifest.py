@@ -78,7 +78,7 @@ class Manifest:
     def settings(self) -> str:
         """The sha256 of all that answers depend on beside the weights."""
         told = {name: value for name, value in asdict(self).items() if name not in BESIDE}
-        return sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @property
     def pulled(self) -> bool:

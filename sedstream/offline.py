@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio.files import BLOCK_SECONDS, Recording, open_recording
-from .audio.pcm import as_floats
+from .audio.files import BLOCK_SECONDS, open_recording
+from .audio.outline import outline
+from .audio.pcm import as_floats, mix
 from .audio.resample import MAX_RATE, MIN_RATE, Resampler
 from .errors import BadInput, Unavailable
 from .events import End, Event, Final, Segment, Update, segment_fields
@@ -130,7 +131,7 @@ class Diarization:
         from .exports.plot import figure
 
         if samples is None and self.file:
-            return figure(self, *_waveform(open_recording(self.file), mixed=len(self.tracks) == 1))
+            return figure(self, *outline(open_recording(self.file), mixed=len(self.tracks) == 1))
         return figure(self, None if samples is None else as_floats(samples), rate)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -251,11 +252,11 @@ class Run:
         count = 2 if channels == "split" and width == 2 else 1
         if roles is not None:  # a column of a table too, which is neither true nor false
             roles = [roles] if isinstance(roles, str) else [str(role) for role in roles]
-        if roles is not None and len(roles) != count:
-            raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
+            if len(roles) != count:
+                raise BadInput(f"Bad roles {','.join(roles)!r}, expected one name for each of {count} channels")
         self.name = name
-        kind = WholeStream if model.manifest.plan(plan).whole else stream_of(model.manifest, plan)
-        self.streams = [kind(model.manifest, plan, labels, keep_frames=frames) for _ in range(count)]
+        make = WholeStream if model.manifest.plan(plan).whole else stream_of
+        self.streams = [make(model.manifest, plan, labels, keep_frames=frames) for _ in range(count)]
         self._frames: list[list[Any]] | None = [[] for _ in range(count)] if frames else None
         self._roles = roles
         self._resamplers = [Resampler(rate) for _ in range(count)]
@@ -307,27 +308,3 @@ class Run:
         probs, affect, speech = (np.concatenate(parts) for parts in zip(*self._frames[number], strict=True))
         probs[~speech] = affect[~speech] = np.nan
         return Frames(probs, affect[:, 0], affect[:, 1], speech)
-
-
-def _waveform(recording: Recording, mixed: bool) -> tuple[Array, float]:
-    """What a picture can show of a recording ``[n, channels]``, or of its mix ``[n, 1]``, and its rate: least and
-    greatest sample of each 10 ms, or a little less."""
-    step = recording.rate // 100
-    width = 1 if mixed else recording.channels
-    rest = np.empty((0, width), np.float32)
-    parts = []
-    for block in recording.blocks():
-        rest = np.concatenate([rest, mix(block)[:, None] if mixed else block])
-        whole = len(rest) // step * step
-        pieces = rest[:whole].reshape(-1, step, width)
-        parts.append(np.stack([pieces.min(axis=1), pieces.max(axis=1)], axis=1).reshape(-1, width))
-        rest = rest[whole:]
-    parts += [rest.min(axis=0, keepdims=True), rest.max(axis=0, keepdims=True)] if len(rest) else []
-    return np.concatenate(parts), 2 * recording.rate / step
-
-
-def mix(block: Array) -> Array:
-    """Samples ``[n, channels]`` to one channel ``[n]``: the mean."""
-    if block.shape[1] == 1:
-        return block[:, 0].copy()
-    return ((block[:, 0] + block[:, 1]) * np.float32(0.5)).astype(np.float32)

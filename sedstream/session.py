@@ -10,12 +10,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from .audio.pcm import mix
 from .audio.resample import Resampler
 from .audio.ring import Ring
 from .errors import SedstreamError
 from .events import Event
 from .grid import HOP, RATE
-from .offline import mix
 from .schedule import Lane
 from .stream import Stream
 

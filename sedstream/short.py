@@ -7,6 +7,7 @@ which costs as much, and which attention and what is normalised over the window 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .block import Block
@@ -34,7 +35,10 @@ class ShortStream(Stream):
         return super().pull()
 
 
-def stream_of(manifest: Manifest, plan: str) -> type[Stream]:
-    """The class of a session, live or of a recording: nobody waits for what ``batch`` answers. A whole plan is for
-    neither, and refused by it."""
-    return ShortStream if plan == "batch" and not manifest.plan(plan).whole else Stream
+def stream_of(
+    manifest: Manifest, plan: str, labels: Sequence[str] | None = None, *, keep_frames: bool = False
+) -> Stream:
+    """A session, live or of a recording: nobody waits for what ``batch`` answers. A whole plan is for neither, and
+    refused; arguments are those of :class:`Stream`."""
+    kind = ShortStream if plan == "batch" and not manifest.plan(plan).whole else Stream
+    return kind(manifest, plan, labels, keep_frames=keep_frames)

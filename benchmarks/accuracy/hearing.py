@@ -57,7 +57,7 @@ def hear(model: Model, sounds: Sequence[Callable[[], Array]], plan: str, labels:
         for first in range(0, len(sounds), ABREAST):
             streams = []
             for make in sounds[first : first + ABREAST]:
-                stream = stream_of(model.manifest, plan)(model.manifest, plan, labels, keep_frames=True)
+                stream = stream_of(model.manifest, plan, labels, keep_frames=True)
                 stream.write(make())
                 stream.close()
                 streams.append(stream)

@@ -56,6 +56,13 @@ def decode(data: bytes | bytearray | memoryview, encoding: str, channels: int = 
     return samples.reshape(-1, channels)
 
 
+def mix(samples: Samples) -> Samples:
+    """Samples ``[n, 1 or 2]`` to one channel ``[n]``: the mean."""
+    if samples.shape[1] == 1:
+        return samples[:, 0].copy()
+    return ((samples[:, 0] + samples[:, 1]) * np.float32(0.5)).astype(np.float32)
+
+
 def check(samples: Samples) -> None:
     """Raises ``BadInput`` for NaN, infinity, and what is louder than `LOUDEST`."""
     peak = float(np.abs(samples).max(initial=0))
